@@ -1,0 +1,196 @@
+"""The plan: everything that determines a sampling run except weights and prompts.
+
+The plan is what search proposes, the sampler runs, the report shows and deployment loads. It is
+data: this module knows neither tensors nor networks.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schedlab.errors import InputError
+from schedlab.files import (
+    Record,
+    canonical_json,
+    parse_json,
+    read_json,
+    sha256_text,
+    validate,
+    write_atomic,
+)
+from schedlab.plan.model_schedule import ROLE_PATTERN, ModelSchedule
+
+PLAN_FORMAT = "schedlab.plan"
+PLAN_VERSION = 1
+PLAN_SCHEMA_ID = f"{PLAN_FORMAT}.v{PLAN_VERSION}"
+MAX_LENGTH = 1 << 20
+
+Role = Annotated[str, Field(pattern=rf"^{ROLE_PATTERN}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Scalar = bool | int | float | str
+
+
+class Decoding(Record):
+    """How a token is drawn from the prediction; 1 and 1 draw from the prediction itself."""
+
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class PolicySpec(Record):
+    """A timestep policy by name, with its parameters (see `schedlab.policies`)."""
+
+    name: Literal["ancestral", "random_order"] = "ancestral"
+    parameters: dict[str, Scalar] = {}
+
+
+class Plan(Record):
+    """A sampling run as data.
+
+    Args:
+        length: positions L of a sequence, prefix included.
+        model_schedule: which denoiser role runs at which of the T steps.
+        process: noising process.
+        noise_schedule: `linear` is alpha_t = 1 - t.
+        time_grid: `uniform` is t_k = 1 - k / T.
+        policy: which tokens move at a step.
+        decoding: temperature and top-p of the draw.
+    """
+
+    length: Annotated[int, Field(ge=1, le=MAX_LENGTH)]
+    model_schedule: ModelSchedule
+    process: Literal["masked"] = "masked"
+    noise_schedule: Literal["linear"] = "linear"
+    time_grid: Literal["uniform"] = "uniform"
+    policy: PolicySpec = PolicySpec()
+    decoding: Decoding = Decoding()
+
+    @property
+    def num_steps(self) -> int:
+        """Number of denoising steps T."""
+        return self.model_schedule.num_steps
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON: equal for equal plans, on every machine."""
+        return sha256_text(canonical_json(self.to_json()))
+
+    @cached_property
+    def family_digest(self) -> str:
+        """Digest of all but the model schedule: plans of one family and length of schedule can
+        share the states of a common beginning."""
+        data = self.to_json() | {"model_schedule": self.num_steps}
+        return sha256_text(canonical_json(data))
+
+    def with_schedule(self, model_schedule: ModelSchedule) -> Plan:
+        """The same plan with another model schedule."""
+        return self.model_copy(update={"model_schedule": model_schedule})
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON data."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, data: Any, *, where: str = "plan") -> Plan:
+        """Build from JSON data; problems are one `InputError` line."""
+        return validate(cls, data, where=where)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+class DenoiserRef(Record):
+    """A denoiser of a plan: where it is, what it is, what it costs."""
+
+    location: Annotated[str, Field(min_length=1, max_length=4096)]
+    sha256: Sha256
+    num_blocks: Annotated[int, Field(ge=0)]
+    num_parameters: Annotated[int, Field(ge=0)]
+    flops_per_forward: Annotated[
+        float, Field(ge=0, description="FLOPs of one forward of one sequence, head included")
+    ]
+
+
+class FileRef(Record):
+    """A file that a plan relies on."""
+
+    location: Annotated[str, Field(min_length=1, max_length=4096)]
+    sha256: Sha256
+
+
+class MeasuredValue(Record):
+    """A measured figure with its 95 % interval, number of sequences and seeds."""
+
+    value: float
+    low: float
+    high: float
+    n: Annotated[int, Field(ge=1)]
+    seeds: list[int]
+    note: str = ""
+
+
+class PlanFile(Record):
+    """A deployable plan: the plan, the denoisers it names, what was measured, where it came from."""
+
+    format: Literal["schedlab.plan"] = PLAN_FORMAT
+    version: Literal[1] = PLAN_VERSION
+    plan: Plan
+    digest: Sha256
+    denoisers: dict[Role, DenoiserRef]
+    tokenizer: FileRef
+    precision: Literal["float32", "bfloat16", "float64"]
+    measured: dict[str, MeasuredValue] = {}
+    provenance: dict[str, Scalar | list[Scalar]] = {}
+
+    @classmethod
+    def from_json(cls, data: Any, *, where: str = "plan file") -> PlanFile:
+        """Build from JSON data; a digest or role that does not fit is refused."""
+        _check_version(data, where=where)
+        file = validate(cls, data, where=where)
+        missing = [role for role in file.plan.model_schedule.roles if role not in file.denoisers]
+        if missing:
+            raise InputError(
+                f"{where}: denoisers: the schedule uses role {missing[0]!r}, which is not among"
+                f" {sorted(file.denoisers)}; add it"
+            )
+        if file.digest != file.plan.digest:
+            raise InputError(
+                f"{where}: digest: the plan's digest is {file.plan.digest[:12]}..., the file says"
+                f" {file.digest[:12]}...; the plan was edited by hand: export it again"
+            )
+        return file
+
+    @classmethod
+    def parse(cls, text: str, *, where: str = "plan file") -> PlanFile:
+        """Build from a JSON document."""
+        return cls.from_json(parse_json(text, where=where), where=where)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> PlanFile:
+        """Read a plan file; see `from_json`."""
+        return cls.from_json(read_json(path), where=str(path))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan file atomically."""
+        write_atomic(path, self.model_dump_json(indent=2) + "\n")
+
+
+def _check_version(data: Any, *, where: str) -> None:
+    """Refuse other formats and newer versions before looking at the fields."""
+    if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
+        raise InputError(f"{where}: not a plan file; it must hold \"format\": \"{PLAN_FORMAT}\"")
+    version = data.get("version")
+    if isinstance(version, int) and version > PLAN_VERSION:
+        raise InputError(
+            f"{where}: version {version} is newer than the {PLAN_VERSION} known here;"
+            " upgrade schedlab"
+        )
+
+
+def plan_schema() -> dict[str, Any]:
+    """The published JSON Schema of plan files."""
+    return {"$id": PLAN_SCHEMA_ID} | PlanFile.model_json_schema()
