@@ -160,7 +160,9 @@ def validate(model: type[RecordT], data: Any, *, where: str) -> RecordT:
 
 
 def _first_problem(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # A misspelt key shows up as one unknown and one missing key: name the unknown one.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     place = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
@@ -171,6 +173,8 @@ def _first_problem(model: type[pydantic.BaseModel], error: pydantic.ValidationEr
     if problem["type"] == "missing":
         return f"key {place!r} is missing; add it{more}"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # schedlab's own messages hold the value already
+        return f"{place}: {message}{more}"
     return f"{place}: {message}, got {_short(problem.get('input'))}{more}"
 
 

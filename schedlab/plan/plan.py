@@ -88,7 +88,9 @@ class Plan(Record):
 
     def with_schedule(self, model_schedule: ModelSchedule) -> Plan:
         """The same plan with another model schedule."""
-        return self.model_copy(update={"model_schedule": model_schedule})
+        # Not model_copy: it would carry the cached digest of this plan over to the new one.
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**fields | {"model_schedule": model_schedule})
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON data."""

@@ -1,0 +1,62 @@
+"""What a denoiser is to the rest of schedlab.
+
+A denoiser maps a noisy sequence to features, and features at picked positions to logits. The split
+lets the LM head, which is the larger part of a step at large vocabularies, run only where it is read.
+
+Legend: B sequences, L positions, D features, N picked positions, V vocabulary (mask included).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DenoiserSpec:
+    """What a denoiser predicts, takes and costs.
+
+    Args:
+        vocab_size: V, columns of the logits, mask token included.
+        mask_id: id of the mask token.
+        num_blocks: transformer blocks (0 for tables).
+        hidden_size: width D.
+        max_length: longest sequence it was made for.
+        prediction: `posterior` is p(x_i | z_t), `leave_one_out` is p(x_i | z_t without position i).
+        time_input: whether it reads the noise level, per sequence or per token.
+        mlp_ratio: inner width of the MLP over D.
+    """
+
+    vocab_size: int
+    mask_id: int
+    num_blocks: int
+    hidden_size: int
+    max_length: int
+    prediction: Literal["posterior", "leave_one_out"] = "posterior"
+    time_input: Literal["none", "sequence", "token"] = "none"
+    mlp_ratio: int = 4
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A network (or table) from (z_t, t) to logits of x."""
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        """Sizes and conventions."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of everything that determines the output."""
+        ...
+
+    def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """Features of every position, shape (B, L, D), of int64 tokens; t in [0, 1], 1 is noise."""
+        ...
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """Logits at picked positions, shape (N, V)."""
+        ...

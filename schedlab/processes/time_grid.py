@@ -1,0 +1,37 @@
+"""Time grids: the noise levels 1 = t_0 > t_1 > ... > t_T = 0 that a sampler visits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from schedlab.errors import InputError
+from schedlab.processes.noise_schedule import AlphaFn
+
+
+def uniform_grid(num_steps: int) -> Tensor:
+    """t_k = 1 - k / T, float64 (T + 1,), ending at exactly 0."""
+    if num_steps < 1:
+        raise InputError(f"number of steps must be >= 1, got {num_steps}")
+    return 1.0 - torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+
+
+TIME_GRIDS: dict[str, Callable[[int], Tensor]] = {"uniform": uniform_grid}
+
+
+def time_grid(name: str, num_steps: int) -> Tensor:
+    """The grid of that name with `num_steps` steps, float64 (T + 1,)."""
+    if name not in TIME_GRIDS:
+        raise InputError(f"time grid {name!r} is unknown; known: {sorted(TIME_GRIDS)}")
+    return TIME_GRIDS[name](num_steps)
+
+
+def reveal_probs(alpha: AlphaFn, grid_T1: Tensor) -> Tensor:
+    """Probability r_k that step k reveals a position which is still masked, float64 (T,).
+
+    r_k = (alpha_s - alpha_t) / (1 - alpha_t), t = t_k, s = t_{k+1} (MDLM, arXiv 2406.07524, Eq. 6).
+    """
+    alpha_T1 = alpha(grid_T1)
+    return (alpha_T1[1:] - alpha_T1[:-1]) / (1.0 - alpha_T1[:-1])
