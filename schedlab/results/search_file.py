@@ -1,0 +1,193 @@
+"""The result file of a search, `search.json`: what was run, how good and how dear it was, what was picked.
+
+Written by `schedlab.pipeline`, read by reports and exports on any machine (no torch). All qualities
+carry 95 % intervals over sequences; all logarithms are natural.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schedlab.errors import InputError
+from schedlab.files import Record, read_json, validate, write_atomic
+from schedlab.plan import ModelSchedule
+from schedlab.plan.plan import Role, Sha256
+from schedlab.results.estimate import Estimate
+
+SEARCH_FORMAT = "schedlab.search"
+SEARCH_VERSION = 1
+
+Family = Literal["handmade", "exhaustive", "additive", "optuna"]
+Why = Literal["best", "knee", "budget", "front", "all_heavy", "all_light", "worst"]
+Score = Literal["loss_gap", "path_kl"]
+
+
+class SearchSetting(Record):
+    """What every plan of one search shares."""
+
+    length: int
+    num_steps: int
+    num_segments: int
+    heavy: Role
+    light: Role
+    roles: tuple[Role, ...]
+    num_sequences: Annotated[int, Field(description="sequences per plan during the search")]
+    block_size: int
+    seed: int
+    fresh_sequences: Annotated[int, Field(description="sequences per re-measured plan")]
+    fresh_seed: int
+    scorer: str
+    precision: str
+    temperature: float
+    top_p: float
+    entropy_band: Annotated[
+        tuple[float, float], Field(description="nats per sample; outside, a plan is not picked")
+    ]
+    reference_point: Annotated[
+        tuple[float, float],
+        Field(description="log Gen-PPL and cost as a share of all-heavy, for hypervolumes"),
+    ]
+    corpus_fingerprint: str
+
+
+class RowCost(Record):
+    """Cost of one plan, means over its sequences; `saved_*` are shares of all-heavy's cost.
+
+    `nominal_saved_blocks` is the published figure: block forwards as if every step ran a forward.
+    """
+
+    forwards: dict[Role, float]
+    block_forwards: float
+    flops_blocks: float
+    flops_total: float
+    saved_blocks: float
+    saved_total: float
+    nominal_saved_blocks: float
+    seconds: float
+
+
+class AdditiveScores(Record):
+    """What the additive theory says about a plan before sampling, nats per token; lower is better."""
+
+    loss_gap: float | None = None
+    path_kl: float | None = None
+
+
+class SearchRow(Record):
+    """One plan, evaluated by sampling."""
+
+    schedule: ModelSchedule
+    digest: Sha256
+    families: tuple[Family, ...]
+    name: str | None = None
+    light_segments: Annotated[
+        tuple[int, ...] | None,
+        Field(description="segments run by the light role; null when not made of whole segments"),
+    ] = None
+    light_share: float
+    estimates: dict[str, Estimate]
+    paired_log_ppl: Annotated[
+        Estimate, Field(description="log Gen-PPL minus all-heavy's, common random numbers")
+    ]
+    cost: RowCost
+    additive: AdditiveScores
+    in_entropy_band: bool
+    on_front: Annotated[bool, Field(description="not dominated among plans within the band")]
+
+
+class FreshRow(Record):
+    """A plan measured again on seeds that no choice depended on."""
+
+    digest: Sha256
+    schedule: ModelSchedule
+    why: tuple[Why, ...]
+    estimates: dict[str, Estimate]
+    paired_log_ppl: Estimate
+    in_entropy_band: bool
+    samples: tuple[str, ...] = ()
+
+
+class SegmentInfluence(Record):
+    """I_j: mean log Gen-PPL over schedules with segment j light, minus the mean over all."""
+
+    segment: int
+    value: float
+    low: float
+    high: float
+    n: int
+    ppl: Annotated[Estimate, Field(description="the same in Gen-PPL")]
+    in_top: Annotated[int, Field(description="how many of the `ranked` best plans have j light")]
+    in_bottom: Annotated[int, Field(description="how many of the `ranked` worst have j light")]
+    ranked: int
+
+
+class RankCorrelation(Record):
+    """How well an additive score ranks the exhaustive set's plans by sampled quality."""
+
+    score: Score
+    states: Annotated[str, Field(description="where the score was measured")]
+    quality: Literal["log_gen_ppl"] = "log_gen_ppl"
+    spearman: Estimate
+    kendall: Estimate
+    ceiling_spearman: Annotated[
+        Estimate | None,
+        Field(description="what a perfect score would reach under this sampling noise"),
+    ] = None
+    n_plans: int
+
+
+class Hypervolume(Record):
+    """Area between the front and `setting.reference_point`; larger is better."""
+
+    value: float
+    by_family: dict[Family, float]
+
+
+class SearchFile(Record):
+    """The whole of `search.json`."""
+
+    format: Literal["schedlab.search"] = SEARCH_FORMAT
+    version: Literal[1] = SEARCH_VERSION
+    setting: SearchSetting
+    rows: tuple[SearchRow, ...]
+    fresh: tuple[FreshRow, ...]
+    segment_influence: tuple[SegmentInfluence, ...] = ()
+    rank_correlation: tuple[RankCorrelation, ...] = ()
+    hypervolume: Hypervolume
+    picks: Annotated[dict[str, Sha256], Field(description="'best', 'knee', 'budget=0.25'")]
+
+    def row(self, digest: str) -> SearchRow:
+        """The row of a plan.
+
+        Raises:
+            InputError: no row has this digest.
+        """
+        for row in self.rows:
+            if row.digest == digest:
+                return row
+        raise InputError(f"no plan of this search has the digest {digest[:12]!r}; search again")
+
+    def fresh_row(self, digest: str) -> FreshRow | None:
+        """The measurement on fresh seeds, or None where the plan was not measured again."""
+        return next((row for row in self.fresh if row.digest == digest), None)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> SearchFile:
+        """Read and check a result file; problems are one `InputError` line."""
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != SEARCH_FORMAT:
+            raise InputError(f'{path}: not a search result; it must hold "format": "{SEARCH_FORMAT}"')
+        version = data.get("version")
+        if isinstance(version, int) and version > SEARCH_VERSION:
+            raise InputError(
+                f"{path}: version {version} is newer than the {SEARCH_VERSION} known here;"
+                " upgrade schedlab"
+            )
+        return validate(cls, data, where=str(path))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically."""
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
