@@ -1,0 +1,96 @@
+"""`environment.json`: what a run was made with, as a file that reports and exports read.
+
+Written once per run folder by the pipeline; together with the other files of the folder it is
+enough to rebuild the report and to export a plan on a machine that has none of the models.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schedlab.errors import InputError
+from schedlab.files import Record, read_json, validate, write_atomic
+from schedlab.plan.plan import DenoiserRef, FileRef, Role
+
+ENVIRONMENT_FORMAT = "schedlab.environment"
+ENVIRONMENT_VERSION = 1
+JSON_NAME = "environment.json"
+
+# What can change a number of a run; torch's own version names its CUDA build.
+PACKAGES = ("torch", "numpy", "scipy", "tokenizers", "safetensors", "optuna", "moocore", "sacrebleu")
+
+
+class CorpusRef(Record):
+    """The text a run read: where from, and which text exactly."""
+
+    source: str
+    fingerprint: str
+
+
+class EnvironmentFile(Record):
+    """The whole of `environment.json`.
+
+    Args:
+        packages: distribution name to version, of those that can change a number.
+        device: `cpu`, or the accelerator's name.
+        threads: CPU threads of one process.
+        denoisers: role to location, fingerprint and cost; the fingerprint is what a deployed plan
+            checks before it samples.
+        scorer: language model behind Gen-PPL, None where no text was scored.
+        notes: anything else worth keeping beside the numbers.
+    """
+
+    format: Literal["schedlab.environment"] = ENVIRONMENT_FORMAT
+    version: Literal[1] = ENVIRONMENT_VERSION
+    schedlab: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: str
+    threads: Annotated[int, Field(ge=0)] = 0
+    precision: Literal["float32", "bfloat16", "float64"]
+    denoisers: dict[Role, DenoiserRef]
+    tokenizer: FileRef
+    scorer: FileRef | None = None
+    corpus: CorpusRef | None = None
+    notes: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> EnvironmentFile:
+        """Read the file; problems are one `InputError` line."""
+        data = read_json(path)
+        if not isinstance(data, dict) or data.get("format") != ENVIRONMENT_FORMAT:
+            raise InputError(f'{path}: it must hold "format": "{ENVIRONMENT_FORMAT}"')
+        version = data.get("version")
+        if isinstance(version, int) and version > ENVIRONMENT_VERSION:
+            raise InputError(
+                f"{path}: version {version} is newer than the {ENVIRONMENT_VERSION} known here;"
+                " upgrade schedlab"
+            )
+        return validate(cls, data, where=str(path))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically."""
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
+
+
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of the installed ones among `names`, without importing them."""
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def machine() -> str:
+    """Operating system and processor architecture, without the machine's name."""
+    return f"{platform.system()} {platform.release()} {platform.machine()}"
