@@ -1,7 +1,8 @@
-"""Reading untrusted JSON and TOML strictly, and writing files so that a crash never leaves half of one.
+"""Reading untrusted JSON and TOML strictly, and writing files so that a crash never leaves half of
+one.
 
-Every file format of schedlab is a `Record` (a strict pydantic model). Nothing here executes code from
-a file, and every problem with a file's content is one `InputError` line naming the place.
+Every file format of schedlab is a `Record` (a strict pydantic model). Nothing here executes code
+from a file, and every problem with a file's content is one `InputError` line naming the place.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write `data` to `path` so that the file is either the old one or the whole new one.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder. Missing parents are made.
+    Temporary file in the same folder, fsync, rename, fsync of the folder. Missing parents are
+    made.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

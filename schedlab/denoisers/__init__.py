@@ -1,0 +1,1 @@
+"""Denoisers: the contract, the transformer, exact tables for tests, loading, cost."""

@@ -1,7 +1,8 @@
 """What a denoiser is to the rest of schedlab.
 
 A denoiser maps a noisy sequence to features, and features at picked positions to logits. The split
-lets the LM head, which is the larger part of a step at large vocabularies, run only where it is read.
+lets the LM head, which is the larger part of a step at large vocabularies, run only where it is
+read.
 
 Legend: B sequences, L positions, D features, N picked positions, V vocabulary (mask included).
 """
@@ -24,7 +25,8 @@ class DenoiserSpec:
         num_blocks: transformer blocks (0 for tables).
         hidden_size: width D.
         max_length: longest sequence it was made for.
-        prediction: `posterior` is p(x_i | z_t), `leave_one_out` is p(x_i | z_t without position i).
+        prediction: `posterior` is p(x_i | z_t), `leave_one_out` is p(x_i | z_t without position
+        i).
         time_input: whether it reads the noise level, per sequence or per token.
         mlp_ratio: inner width of the MLP over D.
     """
@@ -54,7 +56,8 @@ class Denoiser(Protocol):
         ...
 
     def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
-        """Features of every position, shape (B, L, D), of int64 tokens; t in [0, 1], 1 is noise."""
+        """Features of every position, shape (B, L, D), of int64 tokens; t in [0, 1], 1 is
+        noise."""
         ...
 
     def logits(self, features_ND: Tensor) -> Tensor:

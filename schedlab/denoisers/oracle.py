@@ -1,4 +1,5 @@
-"""Denoisers with known truth, over enumerable worlds: what samplers and estimators are tested against.
+"""Denoisers with known truth, over enumerable worlds: what samplers and estimators are tested
+against.
 
 A `ToyWorld` is a distribution over all V_real^L texts, small enough to sum over. `OracleDenoiser`
 holds the exact posterior p(x_i | z) for every one of the (V_real + 1)^L noisy sequences, and
@@ -31,7 +32,9 @@ class ToyWorld:
     probs_X: Tensor
 
     @classmethod
-    def random(cls, *, num_real: int, length: int, seed: int, concentration: float = 0.3) -> ToyWorld:
+    def random(
+        cls, *, num_real: int, length: int, seed: int, concentration: float = 0.3
+    ) -> ToyWorld:
         """A strongly dependent random world (Dirichlet with small concentration)."""
         generator = torch.Generator().manual_seed(seed)
         shape = (num_real**length,)
@@ -125,11 +128,10 @@ class TableDenoiser:
         return features_ND
 
     def perturbed(self, scale: float, *, seed: int, num_blocks: int = 1) -> TableDenoiser:
-        """A worse denoiser: Gaussian noise of standard deviation `scale` on every log-probability."""
+        """A worse denoiser: Gaussian noise of standard deviation `scale` on every
+        log-probability."""
         generator = torch.Generator().manual_seed(seed)
-        noise_ZLV = torch.randn(
-            self.log_probs_ZLV.shape, dtype=torch.float64, generator=generator
-        )
+        noise_ZLV = torch.randn(self.log_probs_ZLV.shape, dtype=torch.float64, generator=generator)
         noisy_ZLV = (self.log_probs_ZLV.clamp_min(-12.0) + scale * noise_ZLV).log_softmax(-1)
         return TableDenoiser(noisy_ZLV, num_blocks=num_blocks)
 

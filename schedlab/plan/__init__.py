@@ -1,4 +1,5 @@
-"""What is searched, as data: model schedules, policies' parameters, plans, plan files (no torch)."""
+"""What is searched, as data: model schedules, policies' parameters, plans, plan files (no
+torch)."""
 
 from schedlab.plan.model_schedule import ModelSchedule, segment_bounds
 from schedlab.plan.plan import (

@@ -1,7 +1,7 @@
 """Model schedules: which denoiser runs at which denoising step, as run-length segments.
 
-Written from the noisy end, `L125 H750 L125` runs denoiser role L for the first (noisiest) 125 steps,
-H for 750, and L for the last 125 (arXiv 2604.02340 calls this one the sandwich).
+Written from the noisy end, `L125 H750 L125` runs denoiser role L for the first (noisiest) 125
+steps, H for 750, and L for the last 125 (arXiv 2604.02340 calls this one the sandwich).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ModelSchedule:
     """Which denoiser role runs at which step.
 
     Args:
-        segments: (role, number of steps) from the noisy end; neighbours with equal roles are merged,
-            so equal schedules compare equal.
+        segments: (role, number of steps) from the noisy end; neighbours with equal roles are
+            merged, so equal schedules compare equal.
 
     Raises:
         InputError: no segment, a role that is not a capital followed by small letters, or a number
@@ -49,8 +49,8 @@ class ModelSchedule:
                 )
             if num_steps < 1:
                 raise InputError(
-                    f"number of steps of a segment must be >= 1, got {num_steps} for role {role!r};"
-                    " drop the segment"
+                    f"number of steps of a segment must be >= 1, got {num_steps} for role"
+                    f" {role!r}; drop the segment"
                 )
         merged = tuple(
             (role, sum(count for _, count in run))

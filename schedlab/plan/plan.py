@@ -136,7 +136,8 @@ class MeasuredValue(Record):
 
 
 class PlanFile(Record):
-    """A deployable plan: the plan, the denoisers it names, what was measured, where it came from."""
+    """A deployable plan: the plan, the denoisers it names, what was measured, where it came
+    from."""
 
     format: Literal["schedlab.plan"] = PLAN_FORMAT
     version: Literal[1] = PLAN_VERSION
@@ -184,7 +185,7 @@ class PlanFile(Record):
 def _check_version(data: Any, *, where: str) -> None:
     """Refuse other formats and newer versions before looking at the fields."""
     if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
-        raise InputError(f"{where}: not a plan file; it must hold \"format\": \"{PLAN_FORMAT}\"")
+        raise InputError(f'{where}: not a plan file; it must hold "format": "{PLAN_FORMAT}"')
     version = data.get("version")
     if isinstance(version, int) and version > PLAN_VERSION:
         raise InputError(

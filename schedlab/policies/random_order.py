@@ -1,7 +1,9 @@
-"""Random order with even counts: one reveal per step when there are as many steps as free positions.
+"""Random order with even counts: one reveal per step when there are as many steps as free
+positions.
 
 The order is that of the reveal uniforms, hence uniformly random and shared by plans with common
-noise. With one reveal per step and an exact denoiser the sampler draws from the exact distribution.
+noise. With one reveal per step and an exact denoiser the sampler draws from the exact
+distribution.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a policy sees of a step, and what it decides.
 
-Every token has its own clock, its noise level t_i in [0, 1], which starts at 1. A policy answers with
-the next clocks: **commit order is a per-token clock**. A masked position is revealed at a step to
-clock s_i where its reveal uniform is below alpha(s_i), so a policy that leaves the clock at 1 keeps
-the position masked, and one that sets it to 0 reveals it now.
+Every token has its own clock, its noise level t_i in [0, 1], which starts at 1. A policy answers
+with the next clocks: **commit order is a per-token clock**. A masked position is revealed at a
+step to clock s_i where its reveal uniform is below alpha(s_i), so a policy that leaves the clock
+at 1 keeps the position masked, and one that sets it to 0 reveals it now.
 
 Policies know neither processes nor denoisers.
 

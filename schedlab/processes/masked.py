@@ -47,21 +47,30 @@ class MaskedProcess:
         """Positions that a step to alpha_s reveals, bool (B, L): masked and u < alpha_s."""
         return (z_BL == self.mask_id) & (u_BL < alpha_s_BL)
 
-    def log_p_x(self, logits_NV: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-        """Log-probabilities of the token at masked positions, float64 (N, V).
+    def log_p_x(
+        self,
+        logits_NV: Tensor,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """Log-probabilities of the token at masked positions, (N, V) of `dtype`.
+
+        Draws need float64; float32 does for averages over many positions.
 
         The mask has probability 0 (SUBS, section 3.2.3 of MDLM). `top_p` < 1 keeps the smallest
         set of most likely tokens whose probability reaches it, after the temperature.
         """
-        scores_NV = logits_NV.to(torch.float64) / temperature
+        scores_NV = logits_NV.to(dtype) / temperature
         scores_NV[:, self.mask_id] = -torch.inf
         log_probs_NV = scores_NV.log_softmax(-1)
         return log_probs_NV if top_p >= 1.0 else _truncate(log_probs_NV, top_p)
 
 
 def _truncate(log_probs_NV: Tensor, top_p: float) -> Tensor:
-    """Renormalised log-probabilities of the smallest head of the distribution reaching `top_p`."""
-    sorted_NV, order_NV = log_probs_NV.sort(-1, descending=True, stable=True)
+    """Renormalised log-probabilities of the smallest set of tokens that reaches `top_p`."""
+    sorted_NV, order_NV = log_probs_NV.sort(dim=-1, descending=True, stable=True)
     probs_NV = sorted_NV.exp()
     before_NV = probs_NV.cumsum(-1) - probs_NV
     kept_NV = torch.empty_like(before_NV, dtype=torch.bool).scatter_(

@@ -1,7 +1,7 @@
 """Noise schedules: alpha_t, the probability that a token is still clean at noise level t.
 
-alpha(0) = 1, alpha(1) = 0. Samplers and bounds use the linear schedule; `log_linear` reproduces the
-published convention of MDLM (arXiv 2406.07524), whose prior is not quite all masks.
+alpha(0) = 1, alpha(1) = 0. Samplers and bounds use the linear schedule; `log_linear` reproduces
+the published convention of MDLM (arXiv 2406.07524), whose prior is not quite all masks.
 """
 
 from __future__ import annotations

@@ -31,7 +31,8 @@ def time_grid(name: str, num_steps: int) -> Tensor:
 def reveal_probs(alpha: AlphaFn, grid_T1: Tensor) -> Tensor:
     """Probability r_k that step k reveals a position which is still masked, float64 (T,).
 
-    r_k = (alpha_s - alpha_t) / (1 - alpha_t), t = t_k, s = t_{k+1} (MDLM, arXiv 2406.07524, Eq. 6).
+    r_k = (alpha_s - alpha_t) / (1 - alpha_t), t = t_k, s = t_{k+1} (MDLM, arXiv 2406.07524, Eq.
+    6).
     """
     alpha_T1 = alpha(grid_T1)
     return (alpha_T1[1:] - alpha_T1[:-1]) / (1.0 - alpha_T1[:-1])

@@ -1,13 +1,14 @@
 """Addressed random numbers: the value depends on where it is used, never on when it was asked for.
 
-Address = (seed, purpose, sequence, position, visit). Results therefore do not depend on batch size,
-device count or which other plans run, and two plans share all their noise (common random numbers).
+Address = (seed, purpose, sequence, position, visit). Results therefore do not depend on batch
+size, device count or which other plans run, and two plans share all their noise (common random
+numbers).
 
 Every address seeds a SplitMix64 stream (Steele, Lea, Flood 2014: counter-based, passes BigCrush):
 element j of the stream at address key a is mix(a + (j + 1) * golden). Integer arithmetic on int64
 wraps, so the bits are equal on every device. Uniforms have 53 bits and lie in (0, 1), so Gumbel
-noise is float64-correct: it reaches 36.7, where float32 noise is cut at 16.6 and lowers the entropy
-of what is drawn (METHODS 1.1).
+noise is float64-correct: it reaches 36.7, where float32 noise is cut at 16.6 and lowers the
+entropy of what is drawn.
 
 Legend: B sequences, L positions, N picked positions, V vocabulary.
 """
@@ -43,6 +44,7 @@ class Purpose(IntEnum):
     REVEAL = 1
     TOKEN = 2
     FORWARD = 3
+    LEVEL = 4
 
 
 @dataclass(frozen=True)

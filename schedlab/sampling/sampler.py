@@ -1,9 +1,9 @@
 """The one sampling loop.
 
 A step asks the policy for the next clocks, lets the process say which positions they reveal, and
-runs the denoiser only on the sequences in which something is revealed, its head only at the revealed
-positions. That is exact: in the masked process the reveal does not depend on the prediction, and a
-prediction that nobody reads need not be made (METHODS 1.1).
+runs the denoiser only on the sequences in which something is revealed, its head only at the
+revealed positions. That is exact: in the masked process the reveal does not depend on the
+prediction, and a prediction that nobody reads need not be made.
 
 States are values: `advance` never changes its input, so a prefix tree of schedules can branch from
 any state. All randomness is addressed (`schedlab.sampling.noise`).
@@ -168,9 +168,7 @@ def _draw(
     row_N, position_N = revealed_RL.nonzero(as_tuple=True)
     logits_NV = denoiser.logits(features_RLD[row_N, position_N])
     log_probs_NV = process.log_p_x(logits_NV, plan.decoding.temperature, plan.decoding.top_p)
-    noise_NV = gumbels(
-        ids_R.pick(row_N), Purpose.TOKEN, position_N, 0, process.vocab_size
-    )
+    noise_NV = gumbels(ids_R.pick(row_N), Purpose.TOKEN, position_N, 0, process.vocab_size)
     score_NV = noise_NV.add_(log_probs_NV)
     best_N, token_N = score_NV.max(-1)
     if not torch.isfinite(best_N).all():  # max propagates NaN; all -inf cannot be drawn from
@@ -203,6 +201,8 @@ def _check_prefix(
             f" {prefix_BP.shape[1]} tokens; shorten it"
         )
     if ((prefix_BP < 0) | (prefix_BP >= process.vocab_size)).any():
-        raise InputError(f"prefix tokens must lie in [0, {process.vocab_size}); check the tokeniser")
+        raise InputError(
+            f"prefix tokens must lie in [0, {process.vocab_size}); check the tokeniser"
+        )
     if (prefix_BP == process.mask_id).any():
         raise InputError("a prefix must not hold the mask token; remove it")
