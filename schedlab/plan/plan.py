@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -24,8 +24,8 @@ from schedlab.files import (
 )
 from schedlab.plan.model_schedule import ROLE_PATTERN, ModelSchedule
 
-PLAN_FORMAT = "schedlab.plan"
-PLAN_VERSION = 1
+PLAN_FORMAT: Final = "schedlab.plan"
+PLAN_VERSION: Final = 1
 PLAN_SCHEMA_ID = f"{PLAN_FORMAT}.v{PLAN_VERSION}"
 MAX_LENGTH = 1 << 20
 
