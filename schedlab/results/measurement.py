@@ -1,0 +1,174 @@
+"""Measurements: what evaluating a plan gave, merged over seed blocks, with intervals.
+
+Legend: S sequences, L positions, P prefix positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedlab.errors import InputError
+from schedlab.plan import Plan
+from schedlab.results.bootstrap import (
+    FloatArray,
+    bootstrap_mean,
+    bootstrap_ratio,
+)
+from schedlab.results.estimate import Estimate
+from schedlab.results.record import BlockRecord
+from schedlab.results.seed_block import SeedBlock
+
+IntArray = NDArray[np.int64]
+
+NLL, SCORED_TOKENS = "nll", "scored_tokens"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One plan on several seed blocks.
+
+    Args:
+        plan: what was evaluated.
+        blocks: the sequences, in the order of all arrays.
+        prefix_length: given tokens P at the start of every sequence.
+        tokens_SL: final tokens, prefix included, int32.
+        scores: per-sequence values by metric name, float64 (S,); NaN where a metric is undefined.
+        forwards, head_positions: requests per role, int64 (S,).
+        block_forwards_S: transformer blocks run, counted over all denoisers.
+        flops_blocks_S, flops_total_S: FLOPs of the blocks; of blocks and heads.
+        seconds_S: wall time charged to each sequence.
+        estimates: by name, with 95 % intervals over sequences. `gen_ppl` and `log_gen_ppl` (sum
+            NLL / sum tokens; lower is better); means per sequence: `entropy` (nats), `distinct_1`,
+            `distinct_2`, `distinct_3`, `self_bleu` (0 to 100, lower is more diverse), `forwards`,
+            `block_forwards`, `flops_blocks`, `flops_total`, `seconds`.
+    """
+
+    plan: Plan
+    blocks: tuple[SeedBlock, ...]
+    prefix_length: int
+    tokens_SL: NDArray[np.int32]
+    scores: Mapping[str, FloatArray]
+    forwards: Mapping[str, IntArray]
+    head_positions: Mapping[str, IntArray]
+    block_forwards_S: IntArray
+    flops_blocks_S: FloatArray
+    flops_total_S: FloatArray
+    seconds_S: FloatArray
+    estimates: Mapping[str, Estimate]
+
+    @property
+    def num_sequences(self) -> int:
+        """Number of sequences S."""
+        return len(self.tokens_SL)
+
+    @property
+    def nll_S(self) -> FloatArray:
+        """Negative log-likelihood of the generated text under the scorer, nats per sequence."""
+        return self.scores[NLL]
+
+    @property
+    def scored_tokens_S(self) -> FloatArray:
+        """Tokens of the scorer that `nll_S` sums over."""
+        return self.scores[SCORED_TOKENS]
+
+    @property
+    def entropy_S(self) -> FloatArray:
+        """Unigram entropy of every sample, nats."""
+        return self.scores["entropy"]
+
+
+def merge(records: Sequence[BlockRecord]) -> Measurement:
+    """Merge a plan's records, in the order given, into one measurement.
+
+    Raises:
+        InputError: no record, records that differ in more than the seed block, or a block twice.
+    """
+    _check(records)
+    first = records[0]
+    scores = {
+        # None becomes NaN.
+        name: np.concatenate([np.array(record.scores[name], dtype=float) for record in records])
+        for name in first.scores
+    }
+    # A denoiser whose steps revealed nothing in a whole block may be absent from its usage.
+    roles = dict.fromkeys(role for record in records for role in record.usage)
+    forwards = {role: _requests(records, role, "forwards") for role in roles}
+    head_positions = {role: _requests(records, role, "head_positions") for role in roles}
+    costs = first.costs
+    zero_S = np.zeros(sum(len(record.tokens) for record in records), dtype=np.int64)
+    block_forwards_S = zero_S.copy()
+    flops_blocks_S, flops_total_S = zero_S.astype(np.float64), zero_S.astype(np.float64)
+    for role in roles:
+        block_forwards_S += costs[role].num_blocks * forwards[role]
+        flops_blocks_S += float(costs[role].block_flops) * forwards[role]
+        flops_total_S += float(costs[role].head_flops) * head_positions[role]
+    flops_total_S += flops_blocks_S
+    seconds_S = np.concatenate([np.array(record.seconds, dtype=float) for record in records])
+    costs_S = {
+        "forwards": sum(forwards.values(), zero_S),
+        "block_forwards": block_forwards_S,
+        "flops_blocks": flops_blocks_S,
+        "flops_total": flops_total_S,
+        "seconds": seconds_S,
+    }
+    return Measurement(
+        plan=first.identity.plan,
+        blocks=tuple(record.identity.block for record in records),
+        prefix_length=first.prefix_length,
+        tokens_SL=np.concatenate([np.array(record.tokens, dtype=np.int32) for record in records]),
+        scores=scores,
+        forwards=forwards,
+        head_positions=head_positions,
+        block_forwards_S=block_forwards_S,
+        flops_blocks_S=flops_blocks_S,
+        flops_total_S=flops_total_S,
+        seconds_S=seconds_S,
+        estimates=_estimates(scores, costs_S),
+    )
+
+
+def _estimates(
+    scores: Mapping[str, FloatArray], costs_S: Mapping[str, NDArray]
+) -> dict[str, Estimate]:
+    log_ppl = bootstrap_ratio(scores[NLL], scores[SCORED_TOKENS])
+    estimates = {
+        # The interval is made on the log scale, where the statistic is closest to normal.
+        "gen_ppl": log_ppl.map(np.exp).estimate(),
+        "log_gen_ppl": log_ppl.estimate(),
+    }
+    columns = {name: column for name, column in scores.items() if name not in (NLL, SCORED_TOKENS)}
+    columns |= costs_S
+    whole = [name for name, column in columns.items() if np.isfinite(column).all()]
+    intervals = bootstrap_mean(np.stack([columns[name] for name in whole], axis=1))
+    estimates |= {name: intervals.estimate(j) for j, name in enumerate(whole)}
+    for name in columns.keys() - set(whole):
+        defined_S = columns[name][np.isfinite(columns[name])]
+        if len(defined_S) >= 2:  # else the metric is not measured: left out
+            estimates[name] = bootstrap_mean(defined_S).estimate()
+    return estimates
+
+
+def _requests(records: Sequence[BlockRecord], role: str, kind: str) -> IntArray:
+    """One column of usage over all blocks, zero where the denoiser did not run."""
+    parts = []
+    for record in records:
+        usage = record.usage.get(role)
+        column = getattr(usage, kind) if usage else [0] * len(record.tokens)
+        parts.append(np.array(column, dtype=np.int64))
+    return np.concatenate(parts)
+
+
+def _check(records: Sequence[BlockRecord]) -> None:
+    if not records:
+        raise InputError("a measurement needs at least one stored block, got none")
+    blocks = [record.identity.block for record in records]
+    if len(set(blocks)) != len(blocks):
+        raise InputError("a measurement must hold every seed block once, got one twice")
+    common = records[0].identity.model_copy(update={"block": None})
+    for record in records[1:]:
+        if record.identity.model_copy(update={"block": None}) != common:
+            raise InputError("a measurement merges seed blocks of one plan in one setting only")
