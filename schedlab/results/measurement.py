@@ -168,7 +168,7 @@ def _check(records: Sequence[BlockRecord]) -> None:
     blocks = [record.identity.block for record in records]
     if len(set(blocks)) != len(blocks):
         raise InputError("a measurement must hold every seed block once, got one twice")
-    common = records[0].identity.model_copy(update={"block": None})
+    common = records[0].identity.model_dump(exclude={"block"})
     for record in records[1:]:
-        if record.identity.model_copy(update={"block": None}) != common:
+        if record.identity.model_dump(exclude={"block"}) != common:
             raise InputError("a measurement merges seed blocks of one plan in one setting only")

@@ -1,0 +1,1 @@
+"""The lab, and `evaluate`: the only place where plans are run."""

@@ -1,0 +1,51 @@
+"""`Evaluator`: evaluate with lab and store bound. Search receives one and never sees torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schedlab.evaluation.evaluate import MAX_BATCH, Progress, evaluate
+from schedlab.evaluation.lab import Lab
+from schedlab.evaluation.prompts import Prompts
+from schedlab.metrics.cost import expected_cost, role_costs
+from schedlab.plan import Plan
+from schedlab.results.measurement import Measurement
+from schedlab.results.plan_cost import PlanCost
+from schedlab.results.seed_block import SeedBlock
+from schedlab.results.store import Store
+from schedlab.sampling import check_roles
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """`evaluator(plans, blocks)` is `evaluate` in one lab and store, with one set of prompts."""
+
+    lab: Lab
+    store: Store
+    prompts: Prompts | None = None
+    max_batch: int = MAX_BATCH
+    progress: Progress | None = None
+
+    def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> list[Measurement]:
+        """Measure plans on seed blocks; see `evaluate`."""
+        return evaluate(
+            plans,
+            blocks,
+            lab=self.lab,
+            store=self.store,
+            prompts=self.prompts,
+            max_batch=self.max_batch,
+            progress=self.progress,
+        )
+
+    def cost_of(self, plan: Plan) -> PlanCost:
+        """Expected cost of one sequence, before running."""
+        check_roles(plan, self.lab.denoisers)
+        prefix_length = self.prompts.prefix_length if self.prompts is not None else 0
+        costs = role_costs(plan, self.lab.denoisers)
+        return expected_cost(plan, costs, prefix_length=prefix_length)
+
+    def texts(self, measurement: Measurement, num: int | None = None) -> list[str]:
+        """The first `num` samples of a measurement as text, prefix included; all by default."""
+        return [self.lab.tokenizer.decode(row) for row in measurement.tokens_SL[:num].tolist()]

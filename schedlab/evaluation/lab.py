@@ -1,0 +1,149 @@
+"""The lab: denoisers, process, tokeniser and scorer on a device, checked together once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from schedlab.denoisers import checkpoint
+from schedlab.denoisers.base import Denoiser
+from schedlab.errors import InputError
+from schedlab.metrics.samples import Scorer
+from schedlab.metrics.scorers import load_scorer
+from schedlab.plan.lab_config import LabConfig
+from schedlab.processes import MaskedProcess
+from schedlab.text.tokenizer import Tokenizer
+
+SHARED_FIELDS = ("vocab_size", "mask_id", "max_length", "prediction")
+
+
+class Codec(Protocol):
+    """What a lab needs of a tokeniser."""
+
+    vocab_size: int
+    mask_id: int
+    eot_id: int
+    fingerprint: str
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Everything that plans are run with.
+
+    Args:
+        denoisers: by role; all must share vocabulary, mask, longest sequence and prediction.
+        process: the noising process over their vocabulary.
+        tokenizer: between its tokens and text.
+        scorer: scores the texts.
+        precision: dtype of the denoisers, for the record.
+        device: where the denoisers are, such as `cpu` or `cuda`.
+
+    Raises:
+        InputError: parts that do not fit together; the message names the field.
+    """
+
+    denoisers: Mapping[str, Denoiser]
+    process: MaskedProcess
+    tokenizer: Codec
+    scorer: Scorer
+    precision: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.denoisers:
+            raise InputError("a lab needs at least one denoiser, got none")
+        (first_role, first), *others = self.denoisers.items()
+        for role, denoiser in others:
+            for field in SHARED_FIELDS:
+                _check_equal(
+                    field,
+                    (f"denoiser {first_role}", getattr(first.spec, field)),
+                    (f"denoiser {role}", getattr(denoiser.spec, field)),
+                )
+        for field in ("vocab_size", "mask_id"):
+            ours = (f"denoiser {first_role}", getattr(first.spec, field))
+            _check_equal(field, ours, ("the process", getattr(self.process, field)))
+            _check_equal(field, ours, ("the tokeniser", getattr(self.tokenizer, field)))
+        if first.spec.prediction != "posterior":
+            raise InputError(
+                "the masked process needs denoisers that predict the posterior,"
+                f" got {first.spec.prediction!r}"
+            )
+
+    @property
+    def max_length(self) -> int:
+        """Longest sequence that the denoisers were made for."""
+        return next(iter(self.denoisers.values())).spec.max_length
+
+    def context(self) -> dict[str, str | dict[str, str]]:
+        """Fingerprints of all parts, for reports and provenance."""
+        return {
+            "denoisers": {role: model.fingerprint for role, model in self.denoisers.items()},
+            "tokenizer": self.tokenizer.fingerprint,
+            "scorer": self.scorer.fingerprint,
+            "scorer_name": self.scorer.name,
+            "precision": self.precision,
+            "device": self.device_kind,
+        }
+
+    @property
+    def device_kind(self) -> str:
+        """`cpu` or `cuda`: part of what a stored evaluation depends on."""
+        return torch.device(self.device).type
+
+
+def build_lab(config: LabConfig) -> Lab:
+    """Load and check everything that `config` names.
+
+    Raises:
+        InputError: something is missing, damaged, or does not fit the rest; one line.
+    """
+    device = _device(config.device)
+    precision = config.precision
+    if precision == "auto":
+        precision = "float32" if device == "cpu" else "bfloat16"
+    tokenizer = Tokenizer.load(config.tokenizer)
+    denoisers: dict[str, Denoiser] = {}
+    for role, location in config.denoisers.items():
+        model = checkpoint.load(location, device=device, precision=precision)
+        if model.config.causal:
+            raise InputError(
+                f"denoiser {role}: {location} is autoregressive; name a masked diffusion denoiser"
+            )
+        denoisers[role] = model
+    spec = next(iter(denoisers.values())).spec
+    return Lab(
+        denoisers=denoisers,
+        process=MaskedProcess(spec.vocab_size, spec.mask_id),
+        tokenizer=tokenizer,
+        scorer=load_scorer(config.scorer, tokenizer=tokenizer, device=device),
+        precision=precision,
+        device=device,
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError('device \'cuda\' is not available here; use device = "auto" or "cpu"')
+    return name
+
+
+def _check_equal(field: str, one: tuple[str, object], other: tuple[str, object]) -> None:
+    if one[1] != other[1]:
+        raise InputError(
+            f"{field} must be the same for all parts of a lab, got {one[1]} for {one[0]} and"
+            f" {other[1]} for {other[0]}; choose models trained together"
+        )

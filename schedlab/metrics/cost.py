@@ -1,0 +1,84 @@
+"""What a plan costs, before it is run.
+
+A step needs a forward only for sequences in which it reveals something. With G free positions,
+each revealed at step k with probability d_k = alpha_{k+1} - alpha_k independently, that happens
+with probability 1 - (1 - d_k)^G: on the uniform grid T (1 - (1 - 1/T)^G) expected forwards in all.
+What a run really needed is counted by the sampler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.cost import block_flops, head_flops
+from schedlab.plan import Plan
+from schedlab.processes import alpha, time_grid
+from schedlab.results.plan_cost import PlanCost
+from schedlab.results.record import RoleCost
+
+FloatArray = NDArray[np.float64]
+
+
+def role_costs(plan: Plan, denoisers: Mapping[str, Denoiser]) -> dict[str, RoleCost]:
+    """Price of a request to each denoiser that the plan uses."""
+    costs = {}
+    for role in plan.model_schedule.roles:
+        spec = denoisers[role].spec
+        costs[role] = RoleCost(
+            num_blocks=spec.num_blocks,
+            block_flops=block_flops(spec, plan.length),
+            head_flops=head_flops(spec),
+        )
+    return costs
+
+
+def expected_cost(
+    plan: Plan, costs: Mapping[str, RoleCost], *, prefix_length: int = 0
+) -> PlanCost:
+    """Expected cost of one sequence under `plan`, and its cost by the paper's convention.
+
+    Args:
+        plan: the plan.
+        costs: price of a request per role.
+        prefix_length: given positions, which are never revealed.
+    """
+    num_free = plan.length - prefix_length
+    busy_T, revealed_T = STEP_COSTS[plan.policy.name](plan, num_free)
+    steps = np.array(plan.model_schedule.steps)
+    roles = plan.model_schedule.roles
+    forwards = {role: float(busy_T[steps == role].sum()) for role in roles}
+    heads = {role: float(revealed_T[steps == role].sum()) for role in roles}
+    nominal = {role: plan.model_schedule.count(role) for role in roles}
+    flops_blocks = sum(forwards[role] * costs[role].block_flops for role in roles)
+    return PlanCost(
+        forwards=forwards,
+        block_forwards=sum(forwards[role] * costs[role].num_blocks for role in roles),
+        flops_blocks=flops_blocks,
+        flops_total=flops_blocks + sum(heads[role] * costs[role].head_flops for role in roles),
+        nominal_forwards=nominal,
+        nominal_block_forwards=sum(nominal[role] * costs[role].num_blocks for role in roles),
+        nominal_flops_blocks=sum(nominal[role] * costs[role].block_flops for role in roles),
+    )
+
+
+def _ancestral(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    alpha_T1 = alpha(plan.noise_schedule)(time_grid(plan.time_grid, plan.num_steps)).numpy()
+    share_T = np.diff(alpha_T1)
+    return 1.0 - (1.0 - share_T) ** num_free, share_T * num_free
+
+
+def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    due_T1 = np.arange(plan.num_steps + 1) * num_free // plan.num_steps
+    revealed_T = np.diff(due_T1).astype(np.float64)
+    return (revealed_T > 0).astype(np.float64), revealed_T
+
+
+STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
+    "ancestral": _ancestral,
+    "random_order": _random_order,
+}
+"""By policy: expected forwards and revealed positions per step, float64 (T,) each."""

@@ -1,0 +1,33 @@
+"""What a lab is made of, as data: denoisers by role, scorer, tokeniser, precision, device."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schedlab.files import Record
+from schedlab.plan.plan import Role
+
+Location = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class LabConfig(Record):
+    """The `[lab]` table of a job.
+
+    Args:
+        denoisers: location of the denoiser of every role: a folder or `bundled:NAME`.
+        scorer: location of the autoregressive scorer: a folder, `bundled:NAME` or
+            `hf:MODEL[@REVISION]`.
+        tokenizer: a `tokenizers` JSON file, or `bundled`.
+        precision: dtype of the denoisers. `auto` is bfloat16 on CUDA and float32 on CPU, where
+            bfloat16 is slower on machines without instructions for it. Probabilities and draws are
+            float64 always, the scorer is float32 always.
+        device: `auto` is CUDA where there is one.
+    """
+
+    denoisers: Annotated[dict[Role, Location], Field(min_length=1)]
+    scorer: Location = "bundled:scorer"
+    tokenizer: Location = "bundled"
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
