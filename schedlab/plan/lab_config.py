@@ -20,9 +20,9 @@ class LabConfig(Record):
         scorer: location of the autoregressive scorer: a folder, `bundled:NAME` or
             `hf:MODEL[@REVISION]`.
         tokenizer: a `tokenizers` JSON file, or `bundled`.
-        precision: dtype of the denoisers. `auto` is bfloat16 on CUDA and float32 on CPU, where
-            bfloat16 is slower on machines without instructions for it. Probabilities and draws are
-            float64 always, the scorer is float32 always.
+        precision: dtype of the denoisers. `auto` is bfloat16 on CUDA and on CPUs with instructions
+            for it, float32 on others. Probabilities and draws are float64 always, the scorer is
+            float32 always.
         device: `auto` is CUDA where there is one.
     """
 
