@@ -1,7 +1,8 @@
-"""The result file of a search, `search.json`: what was run, how good and how dear it was, what was picked.
+"""The result file of a search, `search.json`: what was run, how good and how dear it was, what
+was picked.
 
-Written by `schedlab.pipeline`, read by reports and exports on any machine (no torch). All qualities
-carry 95 % intervals over sequences; all logarithms are natural.
+Written by `schedlab.pipeline`, read by reports and exports on any machine (no torch). All
+qualities carry 95 % intervals over sequences; all logarithms are natural.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class RowCost(Record):
 
 
 class AdditiveScores(Record):
-    """What the additive theory says about a plan before sampling, nats per token; lower is better."""
+    """What the additive theory says before sampling, nats per token; lower is better."""
 
     loss_gap: float | None = None
     path_kl: float | None = None
@@ -149,8 +150,8 @@ class Hypervolume(Record):
 class SearchFile(Record):
     """The whole of `search.json`."""
 
-    format: Literal["schedlab.search"] = SEARCH_FORMAT
-    version: Literal[1] = SEARCH_VERSION
+    format: Literal["schedlab.search"] = "schedlab.search"
+    version: Literal[1] = 1
     setting: SearchSetting
     rows: tuple[SearchRow, ...]
     fresh: tuple[FreshRow, ...]
@@ -179,7 +180,9 @@ class SearchFile(Record):
         """Read and check a result file; problems are one `InputError` line."""
         data = read_json(path)
         if not isinstance(data, dict) or data.get("format") != SEARCH_FORMAT:
-            raise InputError(f'{path}: not a search result; it must hold "format": "{SEARCH_FORMAT}"')
+            raise InputError(
+                f'{path}: not a search result; it must hold "format": "{SEARCH_FORMAT}"'
+            )
         version = data.get("version")
         if isinstance(version, int) and version > SEARCH_VERSION:
             raise InputError(

@@ -34,7 +34,8 @@ def handmade(num_steps: int, *, heavy: str = "H", light: str = "L") -> dict[str,
             f"hand-made schedules need at least {MIN_HANDMADE_STEPS} steps, got {num_steps};"
             " use more steps or turn them off"
         )
-    # Two light steps at least, so that the sandwich has two sides; except where that is half of all.
+    # Two light steps at least, so that the sandwich has two sides; except where that is half of
+    # all.
     num_light = max(round(num_steps / 4), 2 if num_steps > MIN_HANDMADE_STEPS else 1)
     front = max(1, num_light // 2)
     back = max(1, num_light - front)
@@ -101,7 +102,9 @@ def assignments(
     )
 
 
-def assignment_count(num_segments: int, *, num_lights: int = 1, num_light: int | None = None) -> int:
+def assignment_count(
+    num_segments: int, *, num_lights: int = 1, num_light: int | None = None
+) -> int:
     """How many assignments `assignments` yields."""
     if num_light is None:
         return int((num_lights + 1) ** num_segments)
@@ -118,7 +121,9 @@ def assignment_of(schedule: ModelSchedule, num_segments: int) -> Assignment | No
     return roles if ModelSchedule.from_assignment(roles, schedule.num_steps) == schedule else None
 
 
-def _place(num_segments: int, heavy: str, positions: Sequence[int], roles: Sequence[str]) -> Assignment:
+def _place(
+    num_segments: int, heavy: str, positions: Sequence[int], roles: Sequence[str]
+) -> Assignment:
     assignment = [heavy] * num_segments
     for position, role in zip(positions, roles, strict=True):
         assignment[position] = role

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedlab.errors import InputError
+from schedlab.plan import ModelSchedule
+from schedlab.search.additive import (
+    StepCosts,
+    additive_score,
+    cheapest_schedule,
+    sorted_assignment,
+    sorted_schedule,
+)
+from schedlab.search.exhaustive import (
+    Proposals,
+    additive_assignments,
+    additive_schedules,
+    exhaustive_schedules,
+)
+from schedlab.search.space import assignments
+
+COSTS = StepCosts(
+    heavy="H",
+    lights={"L": (0.5, -0.1, 0.4, 0.1, 0.0, 0.2), "M": (0.3, 0.0, 0.1, 0.0, -0.1, 0.2)},
+    score="loss_gap",
+)
+
+
+def brute_force(
+    costs: StepCosts, flops: dict[str, np.ndarray], budget: float
+) -> tuple[float, float]:
+    """Lowest score within the budget by trying every schedule, and its FLOPs."""
+    best = (np.inf, np.inf)
+    for steps in itertools.product([costs.heavy, *costs.lights], repeat=costs.num_steps):
+        total = sum(flops[role][k] for k, role in enumerate(steps))
+        if total <= budget * (1 + 1e-9):
+            score = additive_score(costs, ModelSchedule.from_steps(steps))
+            best = min(best, (score, total))
+    return best
+
+
+def test_the_score_is_the_sum_over_light_steps() -> None:
+    assert additive_score(COSTS, ModelSchedule.parse("H6")) == 0
+    assert additive_score(COSTS, ModelSchedule.parse("L2 H2 M2")) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="for 6 steps, the schedule has 5"):
+        additive_score(COSTS, ModelSchedule.parse("H5"))
+    with pytest.raises(InputError, match="no step costs for role 'Q'"):
+        additive_score(COSTS, ModelSchedule.parse("Q6"))
+
+
+def test_sorting_finds_the_best_and_the_worst_at_every_number_of_light_steps() -> None:
+    for count in range(7):
+        scores = [
+            additive_score(COSTS, ModelSchedule.from_steps(steps))
+            for steps in itertools.product("HL", repeat=6)
+            if steps.count("L") == count
+        ]
+        best = sorted_schedule(COSTS, "L", count)
+        worst = sorted_schedule(COSTS, "L", count, worst=True)
+        assert best.count("L") == worst.count("L") == count
+        assert additive_score(COSTS, best) == pytest.approx(min(scores))
+        assert additive_score(COSTS, worst) == pytest.approx(max(scores))
+
+
+def test_sorting_segments_finds_the_best_assignment() -> None:
+    for count in range(4):
+        best = min(
+            assignments(3, num_light=count),
+            key=lambda a: additive_score(COSTS, ModelSchedule.from_assignment(a, 6)),
+        )
+        assert sorted_assignment(COSTS, "L", count, 3) == best
+
+
+def test_segment_costs_are_sums_over_unequal_segments() -> None:
+    np.testing.assert_allclose(COSTS.of_segments("L", 4), [0.5, 0.3, 0.1, 0.2])
+    assert COSTS.of_segments("L", 6) == pytest.approx(COSTS.of("L"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.0, 1.0), st.booleans())
+def test_the_knapsack_agrees_with_brute_force(seed: int, slack: float, equal: bool) -> None:
+    rng = np.random.default_rng(seed)
+    costs = StepCosts(
+        heavy="H", lights={role: tuple(rng.normal(0.1, 0.2, 6)) for role in "LM"}, score="path_kl"
+    )
+    if equal:
+        flops = {role: np.full(6, unit) for role, unit in {"H": 1.2, "M": 0.8, "L": 0.4}.items()}
+    else:
+        flops = {role: rng.uniform(0.1, 1.0, 6) for role in "HLM"}
+    table = np.array(list(flops.values()))
+    lowest, highest = table.min(axis=0).sum(), table.max(axis=0).sum()
+    budget = lowest + slack * (highest - lowest)
+    found = cheapest_schedule(costs, {role: tuple(row) for role, row in flops.items()}, budget)
+    total = sum(flops[role][k] for k, role in enumerate(found.steps))
+    assert total <= budget * (1 + 1e-8)
+    assert additive_score(costs, found) == pytest.approx(brute_force(costs, flops, budget)[0])
+
+
+def test_on_a_uniform_grid_the_knapsack_is_the_sort() -> None:
+    rng = np.random.default_rng(0)
+    costs = StepCosts(heavy="H", lights={"L": tuple(rng.uniform(0.1, 1, 200))}, score="path_kl")
+    for count in (0, 1, 50, 199, 200):
+        budget = 12.0 * (200 - count) + 4.0 * count
+        assert cheapest_schedule(costs, {"H": 12.0, "L": 4.0}, budget) == sorted_schedule(
+            costs, "L", count
+        )
+
+
+def test_a_step_where_the_light_model_is_better_is_light_whatever_the_budget() -> None:
+    found = cheapest_schedule(COSTS, {"H": 3.0, "M": 2.0, "L": 1.0}, budget=100.0)
+    assert additive_score(COSTS, found) == pytest.approx(-0.2)
+
+
+def test_with_few_states_the_budget_still_holds_and_the_loss_is_small() -> None:
+    rng = np.random.default_rng(1)
+    costs = StepCosts(
+        heavy="H", lights={role: tuple(rng.uniform(0, 1, 40)) for role in "LM"}, score="path_kl"
+    )
+    flops = {role: rng.uniform(low, low + 1, 40) for role, low in {"H": 3, "M": 2, "L": 1}.items()}
+    arguments = {role: tuple(row) for role, row in flops.items()}
+    exact = cheapest_schedule(costs, arguments, budget=100.0)
+    rough = cheapest_schedule(costs, arguments, budget=100.0, max_states=400)
+    for schedule in (exact, rough):
+        assert sum(flops[role][k] for k, role in enumerate(schedule.steps)) <= 100.0 * (1 + 1e-8)
+    assert additive_score(costs, exact) <= additive_score(costs, rough)
+    assert additive_score(costs, rough) <= 1.05 * additive_score(costs, exact)
+
+
+def test_an_impossible_budget_says_what_is_needed() -> None:
+    with pytest.raises(InputError, match="needs 6 FLOPs, more than the budget of 5"):
+        cheapest_schedule(COSTS, {"H": 3.0, "M": 2.0, "L": 1.0}, budget=5.0)
+    with pytest.raises(InputError, match="FLOPs of role 'M' are missing"):
+        cheapest_schedule(COSTS, {"H": 3.0, "L": 1.0}, budget=50.0)
+    with pytest.raises(InputError, match="must be positive and finite"):
+        cheapest_schedule(COSTS, {"H": 3.0, "L": 1.0, "M": float("nan")}, budget=50.0)
+
+
+@pytest.mark.parametrize(
+    ("lights", "message"),
+    [
+        ({}, "needs costs"),
+        ({"L": (0.1,), "M": (0.1, 0.2)}, "same steps"),
+        ({"H": (0.1,)}, "costs zero"),
+        ({"L": (float("nan"),)}, "finite"),
+    ],
+)
+def test_tables_that_do_not_make_sense_are_refused(lights: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StepCosts(heavy="H", lights=lights, score="loss_gap")
+
+
+def test_the_additive_front_spans_every_budget() -> None:
+    kl = StepCosts(heavy="H", lights={"L": (0.0, 0.1, 0.3, 0.3, 0.2, 0.1)}, score="path_kl")
+    found = additive_assignments([COSTS, kl], "L", 6)
+    assert {a.count("L") for a in found} == set(range(7))
+    assert len(found) == len(set(found)) <= 14
+    schedules = additive_schedules([COSTS, kl], "L", 3, light_steps=[1])
+    assert ModelSchedule.parse("H1 L1 H4") in schedules  # the single best step by loss gap
+    assert ModelSchedule.parse("L1 H5") in schedules  # and by path KL
+
+
+def test_a_schedule_proposed_twice_is_kept_once_with_both_labels() -> None:
+    proposals = Proposals()
+    proposals.add("handmade", [ModelSchedule.parse("H6"), ModelSchedule.parse("L6")], ["a", "b"])
+    proposals.add(
+        "exhaustive", exhaustive_schedules(6, 2, heavy="H", lights=["L"], num_light=None)
+    )
+    assert [str(schedule) for schedule in proposals] == ["H6", "L6", "L3 H3", "H3 L3"]
+    assert proposals.families[ModelSchedule.parse("L6")] == ["handmade", "exhaustive"]
+    assert proposals.names == {ModelSchedule.parse("H6"): "a", ModelSchedule.parse("L6"): "b"}
+    assert len(proposals.of("handmade")) == 2
