@@ -1,0 +1,373 @@
+"""`evaluate`: equal to sampling each plan alone, shares beginnings, never repeats work."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from toy_lab import (
+    LENGTH,
+    NUM_STEPS,
+    assignments,
+    kill_test_work,
+    oracle_lab,
+    plan_of,
+    transformer_lab,
+)
+
+from schedlab.errors import InputError
+from schedlab.evaluation import evaluate as evaluate_module
+from schedlab.evaluation.evaluate import evaluate
+from schedlab.evaluation.lab import Lab
+from schedlab.evaluation.prompts import Prompts
+from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.results import BlockRecord, SeedBlock, Store, paired_log_ppl_difference, seed_blocks
+from schedlab.sampling import SequenceIds, State, sample
+
+BLOCKS = seed_blocks(seed=5, num_sequences=8, block_size=4)
+
+
+class CountingStore(Store):
+    """A store that counts what is written."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.num_put = 0
+
+    def put(self, record: BlockRecord) -> None:
+        self.num_put += 1
+        super().put(record)
+
+
+def naive(plan: Plan, lab: Lab, blocks: tuple[SeedBlock, ...], prompts: Prompts | None) -> State:
+    """One plan by itself, all sequences in one batch."""
+    prefix_BP = None
+    if prompts is not None:
+        prefix_BP = torch.from_numpy(np.concatenate([prompts.of_block(b) for b in blocks]))
+    return sample(plan, lab.denoisers, lab.process, SequenceIds.of(blocks), prefix_BP)
+
+
+def random_schedules(num_steps: int, roles: str) -> st.SearchStrategy[list[ModelSchedule]]:
+    steps = st.lists(st.sampled_from(roles), min_size=num_steps, max_size=num_steps)
+    return st.lists(steps.map(ModelSchedule.from_steps), min_size=1, max_size=6)
+
+
+def assert_equal_to_naive(
+    plans: list[Plan], lab: Lab, folder: Path, max_batch: int, prompts: Prompts | None
+) -> None:
+    measurements = evaluate(
+        plans, BLOCKS, lab=lab, store=Store(folder), prompts=prompts, max_batch=max_batch
+    )
+    for plan, measurement in zip(plans, measurements, strict=True):
+        alone = naive(plan, lab, BLOCKS, prompts)
+        np.testing.assert_array_equal(measurement.tokens_SL, alone.z_BL.numpy())
+        assert measurement.plan == plan
+        assert set(measurement.forwards) == set(alone.usage) == set(plan.model_schedule.roles)
+        for role, usage in alone.usage.items():
+            np.testing.assert_array_equal(measurement.forwards[role], usage.forwards_B)
+            np.testing.assert_array_equal(measurement.head_positions[role], usage.head_positions_B)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    schedules=random_schedules(NUM_STEPS, "HLM"),
+    max_batch=st.sampled_from([4, 7, 64]),
+    policy=st.sampled_from(["ancestral", "random_order"]),
+    prefix_length=st.sampled_from([0, 2]),
+)
+def test_prefix_tree_gives_the_tokens_of_every_plan_run_alone(
+    tmp_path_factory: pytest.TempPathFactory,
+    schedules: list[ModelSchedule],
+    max_batch: int,
+    policy: str,
+    prefix_length: int,
+) -> None:
+    plans = [plan_of(schedule, policy=PolicySpec(name=policy)) for schedule in schedules]
+    prompts = Prompts.of([[0, 1], [2, 2], [1, 0]]) if prefix_length else None
+    folder = tmp_path_factory.mktemp("store")
+    assert_equal_to_naive(plans, oracle_lab("HLM"), folder, max_batch, prompts)
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(schedules=random_schedules(6, "HL"), max_batch=st.sampled_from([4, 64]))
+def test_prefix_tree_equals_naive_sampling_for_transformers_too(
+    tmp_path_factory: pytest.TempPathFactory, schedules: list[ModelSchedule], max_batch: int
+) -> None:
+    plans = [plan_of(schedule, length=12) for schedule in schedules]
+    folder = tmp_path_factory.mktemp("store")
+    assert_equal_to_naive(plans, transformer_lab(), folder, max_batch, None)
+
+
+def test_nothing_but_seconds_depends_on_the_batch_size(tmp_path: Path) -> None:
+    plans, lab = assignments(4), transformer_lab()
+    plans = [plan.model_copy(update={"length": 12}) for plan in plans]
+    small = evaluate(plans, BLOCKS, lab=lab, store=Store(tmp_path / "a"), max_batch=4)
+    large = evaluate(plans, BLOCKS, lab=lab, store=Store(tmp_path / "b"), max_batch=64)
+    assert sorted(Store(tmp_path / "a").keys()) == sorted(Store(tmp_path / "b").keys())
+    for a, b in zip(small, large, strict=True):
+        np.testing.assert_array_equal(a.tokens_SL, b.tokens_SL)
+        for name in a.scores:
+            np.testing.assert_array_equal(a.scores[name], b.scores[name])
+        for name in a.estimates.keys() - {"seconds"}:
+            assert a.estimates[name] == b.estimates[name]
+
+
+@pytest.mark.parametrize(
+    ("num_light", "num_plans", "segment_runs"), [(4, 210, 790), (None, 1024, 2046)]
+)
+def test_shared_segments_run_once(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    num_light: int | None,
+    num_plans: int,
+    segment_runs: int,
+) -> None:
+    plans = assignments(10, num_light)
+    assert len(plans) == num_plans
+    runs = []
+    real_advance = evaluate_module.advance
+
+    def counting_advance(
+        state: State, plan: Plan, process: object, denoiser: object, role: str, k0: int, k1: int
+    ) -> State:
+        runs.extend((role, k) for k in range(k0, k1))  # segments are one step long here
+        return real_advance(state, plan, process, denoiser, role, k0, k1)
+
+    monkeypatch.setattr(evaluate_module, "advance", counting_advance)
+    # Records are not the subject here; writing 1,024 files is left out.
+    monkeypatch.setattr(evaluate_module, "_record", lambda identity, *_: identity)
+    lab, block = oracle_lab(), BLOCKS[0]
+    identities = {
+        (plan, block): evaluate_module._identity(plan, block, lab, None) for plan in plans
+    }
+    finished = list(evaluate_module._run_tree(plans, [block], identities, lab, None))
+    assert len(runs) == segment_runs
+    assert {identity.key for identity in finished} == {i.key for i in identities.values()}
+
+
+def test_a_schedule_that_swaps_a_model_for_itself_changes_no_token(tmp_path: Path) -> None:
+    lab = oracle_lab()
+    lab = Lab(
+        denoisers={"H": lab.denoisers["H"], "Hb": lab.denoisers["H"]},
+        process=lab.process,
+        tokenizer=lab.tokenizer,
+        scorer=lab.scorer,
+        precision="float64",
+    )
+    plans = [plan_of("H10"), plan_of("H3 Hb4 H3"), plan_of("Hb10")]
+    one, mixed, other = evaluate(plans, BLOCKS, lab=lab, store=Store(tmp_path))
+    np.testing.assert_array_equal(one.tokens_SL, mixed.tokens_SL)
+    np.testing.assert_array_equal(one.tokens_SL, other.tokens_SL)
+    assert paired_log_ppl_difference(one, mixed).value == 0.0
+
+
+def test_what_is_stored_is_not_run_again_and_blocks_add_up(tmp_path: Path) -> None:
+    plans, lab = [plan_of("H10"), plan_of("L5 H5"), plan_of("H10")], oracle_lab()
+    store = CountingStore(tmp_path)
+    evaluate(plans, BLOCKS[:1], lab=lab, store=store)
+    assert store.num_put == 2  # the repeated plan is one
+    seen = []
+    measured = evaluate(
+        [*plans, plan_of("L10")],
+        BLOCKS,
+        lab=lab,
+        store=store,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert store.num_put == 2 + 2 + 2  # the second block of two plans, both blocks of the new one
+    assert seen == [(2, 6), (3, 6), (4, 6), (5, 6), (6, 6)]
+    assert [m.num_sequences for m in measured] == [8, 8, 8, 8]
+    np.testing.assert_array_equal(measured[0].tokens_SL, measured[2].tokens_SL)
+
+
+def test_plans_of_several_families_are_evaluated_in_one_call(tmp_path: Path) -> None:
+    lab = oracle_lab()
+    plans = [
+        plan_of("L5 H5"),
+        plan_of("H20"),
+        plan_of("L5 H5", decoding=Decoding(temperature=0.5)),
+        plan_of("L5 H5", policy=PolicySpec(name="random_order")),
+    ]
+    measured = evaluate(plans, BLOCKS, lab=lab, store=Store(tmp_path))
+    for plan, measurement in zip(plans, measured, strict=True):
+        alone = naive(plan, lab, BLOCKS, None)
+        np.testing.assert_array_equal(measurement.tokens_SL, alone.z_BL.numpy())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "plan",
+        "block",
+        "denoiser",
+        "tokenizer",
+        "scorer",
+        "prompts",
+        "precision",
+        "engine",
+        "metric",
+    ],
+)
+def test_the_key_covers_everything_that_determines_a_record(
+    monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    lab, plan, block, prompts = oracle_lab(), plan_of("H5 L5"), BLOCKS[0], None
+
+    def key() -> str:
+        return evaluate_module._identity(plan, block, lab, prompts).key
+
+    before = key()
+    assert key() == before
+    if change == "plan":
+        plan = plan_of("L5 H5")
+    elif change == "block":
+        block = BLOCKS[1]
+    elif change == "denoiser":
+        lab.denoisers["L"].fingerprint = "other"
+    elif change == "tokenizer":
+        lab.tokenizer.fingerprint = "other"
+    elif change == "scorer":
+        object.__setattr__(lab.scorer, "fingerprint", "other")
+    elif change == "prompts":
+        prompts = Prompts.of([[1]])
+    elif change == "precision":
+        object.__setattr__(lab, "precision", "float32")
+    elif change == "engine":
+        monkeypatch.setattr(evaluate_module, "ENGINE_VERSION", 999)
+    elif change == "metric":
+        monkeypatch.setattr(evaluate_module, "metric_versions", lambda: {"entropy": 999})
+    assert key() != before
+
+
+def test_a_denoiser_that_a_plan_does_not_use_leaves_its_key_alone() -> None:
+    identity = evaluate_module._identity
+    two, three = oracle_lab("HL"), oracle_lab("HLM")
+    plan = plan_of("H5 L5")
+    assert identity(plan, BLOCKS[0], two, None).key == identity(plan, BLOCKS[0], three, None).key
+
+
+def test_kill_9_in_the_middle_loses_no_finished_record_and_repeats_none(tmp_path: Path) -> None:
+    plans, blocks = kill_test_work()
+    total = len(plans) * len(blocks)
+    script = Path(__file__).with_name("toy_lab.py")
+    process = subprocess.Popen([sys.executable, str(script), str(tmp_path), "0.05"])
+    try:
+        wait_for(lambda: process.poll() is None and len(Store(tmp_path)) >= total // 4)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    finished = {key: Store(tmp_path).path(key).read_bytes() for key in set(Store(tmp_path).keys())}
+    assert total // 4 <= len(finished) < total
+
+    store = CountingStore(tmp_path)
+    resumed = evaluate(plans, blocks, lab=oracle_lab(), store=store)
+    assert store.num_put == total - len(finished)
+    for key, content in finished.items():
+        assert store.path(key).read_bytes() == content
+    fresh = evaluate(plans, blocks, lab=oracle_lab(), store=Store(tmp_path / "fresh"))
+    for a, b in zip(resumed, fresh, strict=True):
+        np.testing.assert_array_equal(a.tokens_SL, b.tokens_SL)
+        np.testing.assert_array_equal(a.nll_S, b.nll_S)
+
+
+def wait_for(condition: object, timeout: float = 60.0) -> None:
+    limit = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < limit, "timed out"
+        time.sleep(0.01)
+
+
+def test_a_torn_record_is_moved_aside_and_evaluated_again(tmp_path: Path) -> None:
+    plan, lab, store = plan_of("H10"), oracle_lab(), CountingStore(tmp_path)
+    (before,) = evaluate([plan], BLOCKS, lab=lab, store=store)
+    path = store.path(next(store.keys()))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.warns(UserWarning, match="moved aside"):
+        (after,) = evaluate([plan], BLOCKS, lab=lab, store=store)
+    assert store.num_put == 3
+    np.testing.assert_array_equal(before.tokens_SL, after.tokens_SL)
+    assert len(list(store.folder.glob("*.damaged-1"))) == 1
+
+
+def test_conditional_samples_keep_their_prefix_and_measure_the_rest(tmp_path: Path) -> None:
+    prompts = Prompts.of([[0, 1], [2, 0], [1, 1]])
+    (measured,) = evaluate(
+        [plan_of("L5 H5")], BLOCKS, lab=oracle_lab(), store=Store(tmp_path), prompts=prompts
+    )
+    expected = prompts.tokens_NP[np.arange(8) % 3]
+    np.testing.assert_array_equal(measured.tokens_SL[:, :2], expected)
+    assert (measured.scored_tokens_S == LENGTH - 2).all()
+    heads = sum(measured.head_positions.values())
+    assert (heads == LENGTH - 2).all()
+
+
+def test_scores_are_those_of_the_final_texts(tmp_path: Path) -> None:
+    lab = oracle_lab()
+    (measured,) = evaluate([plan_of("H10")], BLOCKS, lab=lab, store=Store(tmp_path))
+    log_probs = lab.scorer.next_logits(torch.arange(3)).log_softmax(-1)  # rows: previous token
+    for row, nll in zip(measured.tokens_SL, measured.nll_S, strict=True):
+        previous = [lab.tokenizer.eot_id, *row[:-1]]
+        expected = -sum(
+            log_probs[a, b].item() for a, b in zip(previous, row.tolist(), strict=True)
+        )
+        assert nll == pytest.approx(expected, rel=1e-12)
+    total = measured.estimates["log_gen_ppl"].value
+    assert total == pytest.approx(measured.nll_S.sum() / (8 * LENGTH))
+    assert measured.estimates["gen_ppl"].value == pytest.approx(np.exp(total))
+
+
+def test_costs_follow_the_requests_made(tmp_path: Path) -> None:
+    lab = oracle_lab()
+    (m,) = evaluate([plan_of("L5 H5")], BLOCKS, lab=lab, store=Store(tmp_path))
+    np.testing.assert_array_equal(m.block_forwards_S, 4 * m.forwards["L"] + 12 * m.forwards["H"])
+    np.testing.assert_array_equal(sum(m.head_positions.values()), LENGTH)
+    assert (m.flops_total_S > m.flops_blocks_S).all()
+    assert m.estimates["forwards"].value == pytest.approx(
+        (m.forwards["L"] + m.forwards["H"]).mean()
+    )
+    assert (m.seconds_S > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("plan", "blocks", "prompts", "max_batch", "message"),
+    [
+        (plan_of("H5 X5"), BLOCKS, None, 64, "role 'X'"),
+        (plan_of("H10", length=6), BLOCKS, None, 64, "at most the 5"),
+        (plan_of("H10"), (), None, 64, "at least one"),
+        (plan_of("H10"), (BLOCKS[0], BLOCKS[0]), None, 64, "of which 1 differ"),
+        (plan_of("H10"), BLOCKS, None, 3, "at least the size of a seed block, 4"),
+        (plan_of("H10"), BLOCKS, Prompts.of([[0] * 5]), 64, "must be shorter"),
+        (plan_of("H10"), BLOCKS, Prompts.of([[3]]), 64, "mask"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    tmp_path: Path,
+    plan: Plan,
+    blocks: tuple[SeedBlock, ...],
+    prompts: Prompts | None,
+    max_batch: int,
+    message: str,
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        evaluate(
+            [plan],
+            blocks,
+            lab=oracle_lab(),
+            store=Store(tmp_path),
+            prompts=prompts,
+            max_batch=max_batch,
+        )
+    assert "\n" not in str(caught.value)
