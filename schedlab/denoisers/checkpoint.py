@@ -1,0 +1,161 @@
+"""Model folders: `config.json` + `model.safetensors` + `card.json`; nothing in them is executed.
+
+A folder is checked wholly before a model is handed out: sizes, names, shapes, finite values. The
+card says what the weights are (data, steps, seed, held-out loss); it does not affect the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import InputError
+from schedlab.files import read_json, validate, write_atomic
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+BUNDLED = Path(__file__).resolve().parent.parent / "data" / "models"
+
+PRECISIONS: Mapping[str, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+def save(
+    folder: str | Path,
+    model: Transformer,
+    card: Mapping[str, Any],
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+    precision: str = "bfloat16",
+) -> None:
+    """Write a model folder; each file is replaced as a whole, the configuration last.
+
+    Args:
+        folder: made where missing.
+        model: gives the sizes, and the weights unless `weights` does.
+        card: what the weights are, as JSON values.
+        weights: the state to store instead of the model's (an average, say).
+        precision: dtype on disk: "bfloat16", "float32" or "float64".
+    """
+    dtype = _dtype(precision)
+    state = {
+        name: value.detach().to("cpu", dtype).contiguous()
+        for name, value in (weights or model.state_dict()).items()
+    }
+    target = Path(folder)
+    write_atomic(target / WEIGHTS_FILE, safetensors.torch.save(state, metadata={"format": "pt"}))
+    write_atomic(target / CARD_FILE, json_text(dict(card)))
+    write_atomic(target / CONFIG_FILE, json_text(model.config.model_dump()))
+
+
+def load(
+    location: str | Path, *, device: str | torch.device = "cpu", precision: str = "float32"
+) -> Transformer:
+    """Read a model folder, ready for inference (no gradients).
+
+    Args:
+        location: a folder, or "bundled:NAME" for a model that ships with the package.
+        device: where the weights go.
+        precision: dtype of the weights in memory: "bfloat16", "float32" or "float64".
+
+    Raises:
+        InputError: anything in the folder is missing, damaged, of another shape or not finite.
+    """
+    folder = resolve(location)
+    config = validate(
+        TransformerConfig, read_json(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE)
+    )
+    dtype = _dtype(precision)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        model = Transformer(config)
+    state = _read_weights(folder / WEIGHTS_FILE, model.state_dict())
+    model.load_state_dict({n: v.to(device, dtype) for n, v in state.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def resolve(location: str | Path) -> Path:
+    """The folder behind a location; checks that it is a model folder."""
+    text = str(location)
+    if text.startswith("bundled:"):
+        name = text.removeprefix("bundled:")
+        known = bundled_names()
+        if name not in known:
+            raise InputError(
+                f"no bundled model {name!r}; bundled models: {', '.join(known) or 'none'}"
+            )
+        return BUNDLED / name
+    folder = Path(text)
+    if not folder.is_dir():
+        raise InputError(f"model {text!r}: must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+    if not (folder / WEIGHTS_FILE).is_file():
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLE_SUFFIXES)
+        hint = f"; {pickles[0]} is a pickle, which is never loaded" if pickles else ""
+        raise InputError(f"model {text!r}: {WEIGHTS_FILE} is missing{hint}")
+    return folder
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{CONFIG_FILE}"))
+
+
+def read_card(location: str | Path) -> dict[str, Any]:
+    """The card of a model folder, {} where it has none."""
+    file = resolve(location) / CARD_FILE
+    if not file.exists():
+        return {}
+    card = read_json(file)
+    if not isinstance(card, dict):
+        raise InputError(f"{file}: must be a JSON object")
+    return card
+
+
+def json_text(value: Any) -> str:
+    """JSON for people: indented, keys in the order given, one line end at the end."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+_PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
+
+
+def _dtype(precision: str) -> torch.dtype:
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise InputError(f"precision must be one of {known}, got {precision!r}")
+    return PRECISIONS[precision]
+
+
+def _read_weights(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, which must be exactly the expected ones and finite."""
+    try:
+        state = safetensors.torch.load_file(file)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{file}: not a whole safetensors file ({error}); a pickle is never loaded"
+        ) from None
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    for problem, names in (("lacks", missing), ("has the unknown tensor", unknown)):
+        if names:
+            raise InputError(f"{file}: {problem} {min(names)!r}; is {CONFIG_FILE} of this model?")
+    for name, value in state.items():
+        wanted = tuple(expected[name].shape)
+        if tuple(value.shape) != wanted:
+            raise InputError(
+                f"{file}: {name!r} must have shape {wanted}, got {tuple(value.shape)}; "
+                f"is {CONFIG_FILE} of this model?"
+            )
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise InputError(f"{file}: {name!r} must hold finite floating-point numbers")
+    return state

@@ -1,0 +1,225 @@
+"""The bundled network: a transformer over tokens, as a denoiser or as an autoregressive scorer.
+
+Pre-norm blocks with rotary positions, RMSNorm, a GELU MLP, no biases, no time input: a masked
+diffusion denoiser needs none, since the state itself shows the noise level. With `causal=True` the
+same network predicts the next token.
+
+Legend: B sequences, L positions, D hidden size, H heads, N picked positions, V vocabulary.
+
+References: Sahoo et al., "Simple and Effective Masked Diffusion Language Models" (2406.07524);
+Su et al., "RoFormer" (2104.09864).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from schedlab.denoisers.base import DenoiserSpec
+from schedlab.errors import InputError
+from schedlab.files import Record, canonical_json
+
+_ROTARY_BASE = 10_000.0
+
+
+class TransformerConfig(Record):
+    """Sizes of a `Transformer`; the content of a checkpoint's `config.json`.
+
+    Args:
+        vocab_size: V, mask token included.
+        mask_id: id of the mask token.
+        num_blocks: transformer blocks.
+        hidden_size: width D.
+        num_heads: attention heads; must divide the width into even parts.
+        max_length: longest sequence it is made for.
+        causal: whether a position sees only itself and what stands before it.
+        mlp_ratio: inner width of the MLP over D.
+    """
+
+    vocab_size: int
+    mask_id: int
+    num_blocks: int
+    hidden_size: int
+    num_heads: int
+    max_length: int
+    causal: bool = False
+    mlp_ratio: int = 4
+
+    def model_post_init(self, _: object) -> None:
+        """Check that the sizes fit together."""
+        for name in ("vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.hidden_size % (2 * self.num_heads):
+            raise ValueError(
+                f"hidden_size must be a multiple of twice num_heads, got {self.hidden_size} and "
+                f"{self.num_heads}"
+            )
+        if not 0 <= self.mask_id < self.vocab_size:
+            raise ValueError(f"mask_id must be below vocab_size, got {self.mask_id}")
+
+
+class Transformer(nn.Module):
+    """Tokens to features to logits; satisfies `denoisers.base.Denoiser`."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        size = config.hidden_size
+        self.embedding = nn.Embedding(config.vocab_size, size)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
+        self.norm = nn.RMSNorm(size, eps=1e-6)
+        self.head = nn.Linear(size, config.vocab_size, bias=False)
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Draw all weights: normal, the outputs of branches scaled by 1 / sqrt(2 blocks)."""
+        branch_scale = 1.0 / math.sqrt(2 * self.config.num_blocks)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                if weight.ndim < 2:
+                    weight.fill_(1.0)  # gains of RMSNorm
+                    continue
+                std = 0.02 if name == "embedding.weight" else 0.5 / math.sqrt(weight.shape[1])
+                if name.endswith(("attention.output.weight", "mlp.output.weight")):
+                    std *= branch_scale
+                weight.normal_(0.0, std, generator=generator)
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        """Sizes and conventions (see `DenoiserSpec`)."""
+        return DenoiserSpec(
+            vocab_size=self.config.vocab_size,
+            mask_id=self.config.mask_id,
+            num_blocks=self.config.num_blocks,
+            hidden_size=self.config.hidden_size,
+            max_length=self.config.max_length,
+            mlp_ratio=self.config.mlp_ratio,
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of sizes and weights, taken once: for models that are not being trained."""
+        digest = hashlib.sha256(canonical_json(self.config.model_dump()).encode())
+        for name, weight in sorted(self.state_dict().items()):
+            # Through float32, so that every precision of stored weights has a byte form.
+            values = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+            digest.update(f"{name}:{weight.dtype}".encode())
+            digest.update(values.tobytes())
+        return digest.hexdigest()
+
+    def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """Features of every position.
+
+        Args:
+            z_BL: (B, L) integer tokens in [0, V), L at most `max_length`.
+            t_B: ignored; the state shows the noise level.
+
+        Returns:
+            (B, L, D) features in the dtype of the weights.
+
+        Raises:
+            InputError: the sequence is longer than `max_length`.
+        """
+        length = z_BL.shape[1]
+        if length > self.config.max_length:
+            raise InputError(
+                f"sequence length must be at most {self.config.max_length} for this model, "
+                f"got {length}"
+            )
+        x_BLD = self.embedding(z_BL)
+        rotary = _rotary(length, self.config.hidden_size // self.config.num_heads, x_BLD)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, rotary)
+        return self.norm(x_BLD)
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V)."""
+        return self.head(features_ND)
+
+    def forward(self, z_BL: Tensor) -> Tensor:
+        """(B, L, V) logits at all positions."""
+        return self.logits(self.features(z_BL))
+
+
+class Block(nn.Module):
+    """x += attention(norm(x)); x += MLP(norm(x))."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.mlp = MLP(config)
+
+    def forward(self, x_BLD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotary)
+        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with rotary positions."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.causal = config.causal
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BLD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, L, D) to (B, L, D); `rotary` as from `_rotary`."""
+        B, L, D = x_BLD.shape
+        qkv = self.qkv(x_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
+        q, k = _rotate(q, rotary), _rotate(k, rotary)
+        if x_BLD.device.type == "cpu":
+            mixed = _plain_attention(q, k, v, causal=self.causal)
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.output(mixed.transpose(1, 2).reshape(B, L, D))
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        inner = config.mlp_ratio * config.hidden_size
+        self.input = nn.Linear(config.hidden_size, inner, bias=False)
+        self.output = nn.Linear(inner, config.hidden_size, bias=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return self.output(F.gelu(self.input(x_BLD), approximate="tanh"))
+
+
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, faster than SDPA on CPUs for short sequences and small heads."""
+    scores = (q @ k.transpose(-1, -2)) * (1.0 / math.sqrt(q.shape[-1]))  # (B, H, L, L)
+    if causal:
+        L = scores.shape[-1]
+        later = torch.ones(L, L, dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return torch.softmax(scores, dim=-1).to(v.dtype) @ v
+
+
+def _rotary(length: int, head_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position's angles, (L, head_size / 2), computed in float32."""
+    frequency = _ROTARY_BASE ** (
+        -torch.arange(0, head_size, 2, dtype=torch.float32, device=like.device) / head_size
+    )
+    angles = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * frequency
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate the two halves of each head by its position's angles; x is (B, H, L, head_size)."""
+    cos, sin = (part.to(x.dtype) for part in rotary)  # autocast makes x narrower than its input
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

@@ -1,0 +1,105 @@
+"""Byte-level BPE tokenizers with a document separator and, as the last id, the mask token.
+
+Any text can be encoded and comes back unchanged; the two special tokens have no spelling that text
+could contain by accident: `encode` never produces them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from schedlab.errors import InputError
+from schedlab.files import canonical_json, read_text, sha256_text, write_atomic
+
+SEPARATOR = "<|endoftext|>"
+MASK = "<|mask|>"
+BUNDLED = Path(__file__).resolve().parent.parent / "data" / "tokenizer.json"
+
+
+class Tokenizer:
+    """A vocabulary: text to token ids and back.
+
+    Attributes:
+        vocab_size: number of ids, the mask token included.
+        mask_id: id of the mask token, always `vocab_size - 1`.
+        eot_id: id of the document separator.
+        fingerprint: SHA-256 of the vocabulary and its rules.
+    """
+
+    def __init__(self, core: tokenizers.Tokenizer, *, where: str = "tokenizer") -> None:
+        self._core = core
+        # Special tokens are known to this class only, so that text cannot spell them.
+        self.vocab_size: int = core.get_vocab_size(with_added_tokens=False) + 2
+        self.eot_id: int = self.vocab_size - 2
+        self.mask_id: int = self.vocab_size - 1
+        vocabulary = core.get_vocab(with_added_tokens=False)
+        if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise InputError(f"{where}: token ids must be 0, 1, 2, ... without gaps")
+        self.fingerprint: str = sha256_text(canonical_json(json.loads(core.to_str())))
+
+    @classmethod
+    def load(cls, location: str | Path = "bundled") -> Tokenizer:
+        """Read a `tokenizers` JSON file, or the one that ships with the package ("bundled").
+
+        Raises:
+            InputError: the file is missing or is no byte-level BPE tokenizer.
+        """
+        return _load(str(BUNDLED if location == "bundled" else location))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
+        """Learn a byte-level BPE vocabulary of `vocab_size` ids in all (at least 258)."""
+        if vocab_size < 258:
+            raise InputError(f"vocab_size must be at least 258 (256 bytes + 2), got {vocab_size}")
+        core = tokenizers.Tokenizer(models.BPE())
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        core.train_from_iterator(texts, trainer)
+        return cls(core)
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary as one `tokenizers` JSON file."""
+        write_atomic(path, self._core.to_str())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; never the separator or the mask."""
+        return self._core.encode(text).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts, in parallel."""
+        return [encoding.ids for encoding in self._core.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of token ids; the separator becomes a blank line, the mask a low line."""
+        pieces: list[str] = []
+        run: list[int] = []
+        for token in ids:
+            if token < self.eot_id:
+                run.append(int(token))
+                continue
+            pieces += [self._core.decode(run), "\n\n" if token == self.eot_id else "_"]
+            run = []
+        return "".join([*pieces, self._core.decode(run)])
+
+
+@functools.lru_cache(maxsize=8)
+def _load(path: str) -> Tokenizer:
+    text = read_text(path)
+    try:
+        core = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{path}: not a tokenizers JSON file: {error}") from None
+    if not isinstance(core.model, models.BPE) or "ByteLevel" not in text:
+        raise InputError(f"{path}: must be a byte-level BPE tokenizer")
+    return Tokenizer(core, where=path)

@@ -1,0 +1,117 @@
+"""What to train, as data: the TOML file of `schedlab train`. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from schedlab.files import Record, read_toml, validate
+
+
+class ModelSizes(Record):
+    """Sizes of the network; the vocabulary follows from the tokenizer.
+
+    Args:
+        num_blocks: transformer blocks.
+        hidden_size: width.
+        num_heads: attention heads.
+        length: tokens per training window, and the longest sequence the model takes.
+        mlp_ratio: inner width of the MLP over the width.
+    """
+
+    num_blocks: int
+    hidden_size: int = 128
+    num_heads: int = 4
+    length: int = 128
+    mlp_ratio: int = 4
+
+
+class Optimization(Record):
+    """How to train.
+
+    Args:
+        num_steps: optimiser steps.
+        batch_size: windows per step, over all processes.
+        optimizer: "muon" trains the matrices inside the blocks by Muon and the rest by AdamW,
+            "adamw" trains all by AdamW.
+        learning_rate: peak rate of AdamW.
+        muon_learning_rate: peak rate of Muon, in the scale of AdamW's (matched update size).
+        warmup_steps: linear rise to the peak; then a cosine down to `final_learning_rate`.
+        final_learning_rate: share of the peak that is left at the end.
+        weight_decay: decoupled, on matrices only.
+        gradient_clip: largest norm of the gradient.
+        ema_decay: decay of the averaged weights, which are what is saved; rises to this value.
+        smallest_t: noise levels are drawn from [smallest_t, 1]: 1 / t weighs the loss, so values
+            near 0 add variance for a share `smallest_t` of the bound.
+        precision: "bfloat16" runs matrix products under autocast, "float32" all exactly.
+        compile: use `torch.compile` where a compiler is found.
+    """
+
+    num_steps: int
+    batch_size: int = 32
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 3e-3
+    muon_learning_rate: float = 1e-2
+    warmup_steps: int = 100
+    final_learning_rate: float = 0.02
+    weight_decay: float = 0.05
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.995
+    smallest_t: float = 1e-3
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = True
+
+    def model_post_init(self, _: object) -> None:
+        """Check the ranges that the loop relies on."""
+        if self.num_steps < 1 or self.batch_size < 1:
+            raise ValueError(
+                f"num_steps and batch_size must be positive, got {self.num_steps} and "
+                f"{self.batch_size}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        if not 0 < self.smallest_t < 1:
+            raise ValueError(f"smallest_t must be in (0, 1), got {self.smallest_t}")
+
+
+class Reporting(Record):
+    """When to look and when to save, in steps.
+
+    Args:
+        log_every: a progress line.
+        evaluate_every: the loss on held-out text.
+        checkpoint_every: the resumable state and the model so far.
+        held_out_windows: windows of the valid split that are measured (fewer where it has fewer).
+        held_out_levels: noise levels per window.
+    """
+
+    log_every: int = 20
+    evaluate_every: int = 500
+    checkpoint_every: int = 100
+    held_out_windows: int = 256
+    held_out_levels: int = 8
+
+
+class TrainJob(Record):
+    """One training run.
+
+    Args:
+        kind: "denoiser" (masked diffusion) or "autoregressive" (scorer for Gen-PPL).
+        seed: initial weights, order of the data, noise levels and masks follow from it.
+        corpus: a source as in `text.load_documents`.
+        tokenizer: a `tokenizers` JSON file, or "bundled".
+        model, optimization, reporting: see there.
+    """
+
+    kind: Literal["denoiser", "autoregressive"]
+    seed: int
+    model: ModelSizes
+    optimization: Optimization
+    corpus: str = "embedded"
+    tokenizer: str = "bundled"
+    reporting: Reporting = Reporting()
+
+    @classmethod
+    def read(cls, path: str | Path) -> TrainJob:
+        """Read a TOML file; any problem is one `InputError` line naming the key."""
+        return validate(cls, read_toml(path), where=str(path))

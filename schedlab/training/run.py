@@ -1,0 +1,181 @@
+"""A training run in memory: what it holds, how it starts or resumes, what it writes."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from schedlab.denoisers import checkpoint
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import InputError
+from schedlab.files import canonical_json, sha256_text, write_atomic
+from schedlab.results import Estimate
+from schedlab.text import Tokenizer, held_out_windows, load_corpus, token_stream
+from schedlab.text.corpora import Corpus
+from schedlab.text.docstrings import package_versions
+from schedlab.training.distributed import Workers
+from schedlab.training.job import TrainJob
+from schedlab.training.optimizers import build_optimizers
+from schedlab.training.state import load_state, save_state
+
+LOG_FILE = "train.jsonl"
+JOB_FILE = "job.json"
+# Held-out windows and masks are the same for every model, so that losses can be compared.
+HELD_OUT_SEED = 0
+
+
+@dataclass
+class Run:
+    """Everything that a run holds; weights, moments and the step count change as it goes on."""
+
+    job: TrainJob
+    folder: Path
+    workers: Workers
+    corpus: Corpus
+    tokenizer: Tokenizer
+    stream: np.ndarray
+    held_out_SL: np.ndarray
+    model: Transformer
+    average_model: Transformer
+    optimizers: list[Optimizer]
+    steps_done: int = 0
+    seconds_before: float = 0.0
+    held_out: Estimate | None = None
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, earlier sittings included."""
+        return self.seconds_before + time.monotonic() - self._started
+
+
+def start_or_resume(job: TrainJob, folder: Path, workers: Workers) -> Run:
+    """Build a run, and go to where it was left if the folder holds its state."""
+    corpus = load_corpus(job.corpus)
+    tokenizer = Tokenizer.load(job.tokenizer)
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size,
+        mask_id=tokenizer.mask_id,
+        num_blocks=job.model.num_blocks,
+        hidden_size=job.model.hidden_size,
+        num_heads=job.model.num_heads,
+        max_length=job.model.length,
+        mlp_ratio=job.model.mlp_ratio,
+        causal=job.kind == "autoregressive",
+    )
+    model = Transformer(config)
+    model.init_weights(torch.Generator().manual_seed(job.seed))  # on CPU: equal on every device
+    average_model = Transformer(config)
+    average_model.load_state_dict(model.state_dict())
+    average_model.requires_grad_(False)
+    run = Run(
+        job=job,
+        folder=folder,
+        workers=workers,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        stream=token_stream(corpus, tokenizer),
+        held_out_SL=_held_out(job, corpus, tokenizer),
+        model=model.to(workers.device),
+        average_model=average_model.to(workers.device),
+        optimizers=build_optimizers(model, job.optimization),
+    )
+    _resume(run)
+    return run
+
+
+def _held_out(job: TrainJob, corpus: Corpus, tokenizer: Tokenizer) -> np.ndarray:
+    """The job's number of windows of the valid split, or as many as it holds."""
+    length = job.model.length
+    texts = [document.text for document in corpus.valid]
+    available = sum(len(ids) // length for ids in tokenizer.encode_batch(texts))
+    if available == 0:
+        raise InputError(
+            f"corpus {job.corpus!r}: no document of the valid split has {length} tokens; use a "
+            "larger corpus or a smaller model.length"
+        )
+    num = min(job.reporting.held_out_windows, available)
+    windows = held_out_windows(
+        corpus, tokenizer, split="valid", length=length, num=num, seed=HELD_OUT_SEED
+    )
+    return windows.tokens_SL
+
+
+def _identity(run: Run) -> dict[str, str]:
+    """What a state depends on; how often to report is no part of it."""
+    return {
+        "job": sha256_text(canonical_json(run.job.model_dump(exclude={"reporting"}))),
+        "corpus": run.corpus.fingerprint,
+        "tokenizer": run.tokenizer.fingerprint,
+    }
+
+
+def _resume(run: Run) -> None:
+    facts = load_state(
+        run.folder, run.model.state_dict(), run.average_model.state_dict(), run.optimizers
+    )
+    if facts is None:
+        return
+    for name, value in _identity(run).items():
+        if facts.get(name) != value:
+            raise InputError(
+                f"{run.folder}: was trained with another {name}; choose another folder, or "
+                "delete its state.safetensors to start anew"
+            )
+    run.steps_done = int(facts["steps_done"])
+    run.seconds_before = float(facts["seconds"])
+
+
+def log(run: Run, **facts: Any) -> None:
+    """Add a line to the run's log."""
+    if run.workers.is_first:
+        record = {"step": run.steps_done, "seconds": round(run.seconds, 1), **facts}
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with open(run.folder / LOG_FILE, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")
+
+
+def save(run: Run) -> None:
+    """Write the model so far, and the state from which the run can go on."""
+    if run.workers.is_first:
+        checkpoint.save(run.folder, run.average_model, _card(run))
+        write_atomic(run.folder / JOB_FILE, checkpoint.json_text(run.job.model_dump()))
+        facts = {**_identity(run), "steps_done": run.steps_done, "seconds": run.seconds}
+        weights, average = run.model.state_dict(), run.average_model.state_dict()
+        save_state(run.folder, facts, weights, average, run.optimizers)
+    run.workers.wait()
+
+
+def _card(run: Run) -> dict[str, Any]:
+    """What the weights are, for people and for provenance pages."""
+    job = run.job
+    is_denoiser = job.kind == "denoiser"
+    return {
+        "kind": job.kind,
+        "num_blocks": job.model.num_blocks,
+        "num_parameters": sum(weight.numel() for weight in run.model.parameters()),
+        "seed": job.seed,
+        "steps": run.steps_done,
+        "planned_steps": job.optimization.num_steps,
+        "tokens": run.steps_done * job.optimization.batch_size * job.model.length,
+        "training_seconds": round(run.seconds, 1),
+        "device": run.workers.device_name,
+        "weights": f"exponential moving average, decay {job.optimization.ema_decay}",
+        "held_out": None if run.held_out is None else run.held_out.model_dump(),
+        "held_out_split": "valid",
+        "held_out_unit": ("NELBO" if is_denoiser else "cross-entropy") + ", nats per token",
+        "corpus": job.corpus,
+        "corpus_fingerprint": run.corpus.fingerprint,
+        "corpus_tokens": len(run.stream),
+        "tokenizer_fingerprint": run.tokenizer.fingerprint,
+        "package_versions": package_versions() if job.corpus == "embedded" else {},
+        "torch_version": torch.__version__,
+        "job": job.model_dump(),
+    }
