@@ -72,7 +72,8 @@ class CausalScorer:
 
     def _encode_documents(self, texts: Sequence[tuple[str, ...]]) -> list[list[int]]:
         """One id list per text: its documents' ids with separators between them."""
-        encoded = iter(self.encode([document for text in texts for document in text]))
+        documents = [document for text in texts for document in text]
+        encoded = iter(self.encode(documents) if documents else [])  # some encoders refuse []
         ids_of_texts = []
         for text in texts:
             ids: list[int] = []
