@@ -105,8 +105,8 @@ class CausalScorer:
         if logits_BWV.dtype != torch.float64:
             logits_BWV = logits_BWV.float()
         nll_BW = torch.nn.functional.cross_entropy(
-            logits_BWV.transpose(1, 2), ids_BW1[:, 1:], reduction="none"
-        )
+            logits_BWV.flatten(0, 1), ids_BW1[:, 1:].flatten(), reduction="none"
+        ).view(len(batch), width)
         # where, not a product: an unscored position may hold an infinity.
         scored_nll_BW = torch.where(scored_BW.to(self.device), nll_BW.double(), 0.0)
         return scored_nll_BW.sum(-1).tolist()
