@@ -1,0 +1,390 @@
+"""Bayesian search over segment assignments by Optuna: log Gen-PPL against cost, ask and tell.
+
+Optuna proposes, this module disposes:
+- A proposal that is over the cost limit, or already told, is never run: the nearest assignment
+  that is neither (a random one among the nearest) takes its place. Costs are known before running,
+  so they need no model of feasibility.
+- Seeds (hand-made and additive plans) are evaluated together, so that they share prefixes, and
+  told before the first proposal.
+- The sampler is made anew for every proposal, seeded by the job's seed and the number of
+  assignments told so far. Every loop tells exactly one assignment, in one transaction. So a search
+  that was killed at any point and resumed proposes what the uninterrupted one would; a trial left
+  running is marked as failed, which no sampler looks at, and its evaluation is in the store.
+- The database is an index: when it is damaged or belongs to other settings it is moved aside and
+  rebuilt by replaying the search, with every evaluation read from the store.
+
+Up to 300 trials and 40 segments the Gaussian-process sampler, beyond that TPE.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sqlite3
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from schedlab.errors import InputError, SchedlabError
+from schedlab.plan import ModelSchedule
+from schedlab.search.space import Assignment
+
+GP_MAX_TRIALS = 300
+GP_MAX_SEGMENTS = 40
+STUDY_NAME = "schedlab"
+_LEVEL_SIZE = 2_000
+_SAMPLE_SIZE = 200
+_SETTINGS = "settings"
+
+SamplerName = Literal["auto", "gp", "tpe"]
+
+
+@dataclass(frozen=True)
+class AssignmentSpace:
+    """Assignments of roles to (nearly) equal segments of the denoising steps.
+
+    Args:
+        num_steps: T.
+        num_segments: S.
+        roles: two or more denoiser roles.
+    """
+
+    num_steps: int
+    num_segments: int
+    roles: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.roles)) != len(self.roles) or len(self.roles) < 2:
+            raise InputError(f"a search needs two or more different roles, got {self.roles}")
+        if not 1 <= self.num_segments <= self.num_steps:
+            raise InputError(
+                f"number of segments must be between 1 and the {self.num_steps} steps,"
+                f" got {self.num_segments}"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Parameter names in the study, noisiest segment first."""
+        return [f"segment_{j:03d}" for j in range(self.num_segments)]
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Every parameter always, so that the space is static and no proposal is partial."""
+        return {name: CategoricalDistribution(self.roles) for name in self.names}
+
+    def schedule(self, assignment: Assignment) -> ModelSchedule:
+        """The model schedule of an assignment."""
+        return ModelSchedule.from_assignment(assignment, self.num_steps)
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """What is minimised, and what may be run.
+
+    Args:
+        quality: log Gen-PPL of every assignment in a list, by sampling (or from the store).
+        cost: cost of an assignment before running, such as FLOPs as a share of all-heavy's.
+        max_cost: assignments that cost more are never run.
+    """
+
+    quality: Callable[[Sequence[Assignment]], Sequence[float]]
+    cost: Callable[[Assignment], float]
+    max_cost: float = math.inf
+
+    def affordable(self, assignment: Assignment) -> bool:
+        """Whether it may be run."""
+        return self.cost(assignment) <= self.max_cost * (1 + 1e-9)
+
+
+def optimize(
+    space: AssignmentSpace,
+    objectives: Objectives,
+    *,
+    num_trials: int,
+    seed: int,
+    seeds: Sequence[Assignment] = (),
+    storage: Path | None = None,
+    fingerprint: str = "",
+    sampler: SamplerName = "auto",
+    told: Callable[[int], None] | None = None,
+) -> list[Assignment]:
+    """Search for assignments on the front of log Gen-PPL and cost.
+
+    Args:
+        space: what is searched.
+        objectives: what is minimised.
+        num_trials: proposals beyond the seeds; fewer when no affordable assignment is left.
+        seed: of all proposals.
+        seeds: told first, repetitions and unaffordable ones left out.
+        storage: SQLite file that the study lives in; None keeps it in memory.
+        fingerprint: of all that the qualities depend on; a study of another one is rebuilt.
+        sampler: `auto` chooses by the number of trials and segments.
+        told: called with the number of proposals told so far.
+
+    Returns:
+        All assignments told, in order, the seeds first.
+
+    Raises:
+        InputError: a space that makes no sense, or a seed outside the space.
+        SchedlabError: the database cannot be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    seeds = list(dict.fromkeys(a for a in map(tuple, seeds) if objectives.affordable(a)))
+    _check_seeds(seeds, space)
+    kind = _sampler_kind(sampler, num_trials, space)
+    settings = f"{fingerprint} {space} {seed} {objectives.max_cost} {seeds} {kind}"
+    with _open_study(storage, settings) as study:
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+        search = _Search(space, objectives, study, seed, kind)
+        search.tell_seeds(seeds)
+        while (done := len(search.told) - len(seeds)) < num_trials:
+            if told is not None:
+                told(done)
+            if not search.propose():
+                break
+        return list(search.told)[: len(seeds) + num_trials]
+
+
+class _Search:
+    """The study, and what was told to it."""
+
+    def __init__(
+        self,
+        space: AssignmentSpace,
+        objectives: Objectives,
+        study: optuna.Study,
+        seed: int,
+        sampler: Literal["gp", "tpe"],
+    ) -> None:
+        self.space, self.objectives = space, objectives
+        self.study, self.seed, self.sampler = study, seed, sampler
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        self.cheapest = min(
+            space.roles, key=lambda role: objectives.cost((role,) * space.num_segments)
+        )
+        self.told: dict[Assignment, None] = dict.fromkeys(
+            self._assignment(trial.params) for trial in complete
+        )
+
+    def tell_seeds(self, seeds: Sequence[Assignment]) -> None:
+        """Evaluate the seeds that were not told yet, all at once."""
+        new = [assignment for assignment in seeds if assignment not in self.told]
+        for assignment, quality in zip(new, self._quality(new), strict=True):
+            self._add(assignment, quality)
+
+    def propose(self) -> bool:
+        """Ask for one assignment, evaluate and tell it; False when no new one can be found."""
+        generator = np.random.default_rng([self.seed, len(self.told)])
+        self.study.sampler = _make_sampler(
+            self.sampler, int(generator.integers(2**31)), self.space.num_segments
+        )
+        trial = self.study.ask(self.space.distributions)
+        proposed = self._assignment(trial.params)
+        assignment = self._nearest_new(proposed, generator)
+        if assignment == proposed:
+            values = [self._quality([assignment])[0], self.objectives.cost(assignment)]
+            self.study.tell(trial, values)
+            self.told[assignment] = None
+            return True
+        self.study.tell(trial, state=TrialState.FAIL)
+        if assignment is None:
+            return False
+        self._add(assignment, self._quality([assignment])[0])
+        return True
+
+    def _nearest_new(
+        self, proposed: Assignment, generator: np.random.Generator
+    ) -> Assignment | None:
+        """The proposal itself, or a random one of the nearest that are affordable and not told.
+
+        An unaffordable proposal is first made cheaper, segment by segment in random order.
+        """
+        center = list(proposed)
+        for j in generator.permutation(len(center)).tolist():
+            if self.objectives.affordable(tuple(center)):
+                break
+            center[j] = self.cheapest
+        for distance in range(self.space.num_segments + 1):
+            for assignment in _at_distance(center, distance, self.space.roles, generator):
+                if assignment not in self.told and self.objectives.affordable(assignment):
+                    return assignment
+        return None
+
+    def _quality(self, assignments: Sequence[Assignment]) -> list[float]:
+        qualities = [float(value) for value in self.objectives.quality(assignments)]
+        if not all(map(math.isfinite, qualities)):
+            raise SchedlabError(
+                f"log Gen-PPL must be finite, got {qualities}; look at the scorer and the samples"
+            )
+        return qualities
+
+    def _add(self, assignment: Assignment, quality: float) -> None:
+        """A complete trial in one transaction: no crash can leave half of it."""
+        params = dict(zip(self.space.names, assignment, strict=True))
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                params=params,
+                distributions=self.space.distributions,
+                values=[quality, self.objectives.cost(assignment)],
+            )
+        )
+        self.told[assignment] = None
+
+    def _assignment(self, params: dict[str, str]) -> Assignment:
+        return tuple(params[name] for name in self.space.names)
+
+
+def _at_distance(
+    center: Sequence[str], distance: int, roles: Sequence[str], generator: np.random.Generator
+) -> Iterator[Assignment]:
+    """Assignments that differ in `distance` segments, shuffled: all, or a sample where many."""
+    others = [[role for role in roles if role != own] for own in center]
+    size = math.comb(len(center), distance) * (len(roles) - 1) ** distance
+    if size <= _LEVEL_SIZE:
+        level = [
+            _replaced(center, positions, chosen)
+            for positions in itertools.combinations(range(len(center)), distance)
+            for chosen in itertools.product(*(others[j] for j in positions))
+        ]
+        yield from (level[i] for i in generator.permutation(size).tolist())
+        return
+    for _ in range(_SAMPLE_SIZE):
+        positions = generator.permutation(len(center))[:distance].tolist()
+        picks = generator.integers(len(roles) - 1, size=distance).tolist()
+        yield _replaced(
+            center, positions, [others[j][i] for j, i in zip(positions, picks, strict=True)]
+        )
+
+
+def _replaced(center: Sequence[str], positions: Sequence[int], roles: Sequence[str]) -> Assignment:
+    changed = list(center)
+    for position, role in zip(positions, roles, strict=True):
+        changed[position] = role
+    return tuple(changed)
+
+
+def _sampler_kind(
+    sampler: SamplerName, num_trials: int, space: AssignmentSpace
+) -> Literal["gp", "tpe"]:
+    if sampler != "auto":
+        return sampler
+    small = num_trials <= GP_MAX_TRIALS and space.num_segments <= GP_MAX_SEGMENTS
+    return "gp" if small else "tpe"
+
+
+def _make_sampler(
+    kind: Literal["gp", "tpe"], seed: int, num_segments: int
+) -> optuna.samplers.BaseSampler:
+    if kind == "tpe":
+        return optuna.samplers.TPESampler(seed=seed)
+    return optuna.samplers.GPSampler(
+        seed=seed, n_startup_trials=max(10, 2 * num_segments), deterministic_objective=False
+    )
+
+
+def _check_seeds(seeds: Sequence[Assignment], space: AssignmentSpace) -> None:
+    for assignment in seeds:
+        if len(assignment) != space.num_segments or not set(assignment) <= set(space.roles):
+            raise InputError(
+                f"a seed must give one of {space.roles} to each of {space.num_segments} segments,"
+                f" got {assignment}"
+            )
+
+
+class _DurableConnection(sqlite3.Connection):
+    """WAL, and every commit on the disk before it returns."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.execute("PRAGMA journal_mode=WAL")
+        self.execute("PRAGMA synchronous=FULL")
+
+
+@contextmanager
+def _open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
+    """The study in `path`; one that is damaged or of other settings is moved aside first."""
+    if path is None:
+        yield _create_study(optuna.storages.InMemoryStorage(), settings)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _intact(path):
+            _move_aside(path, "is damaged")
+        storage = _sqlite_storage(path)
+        study = _create_study(storage, settings)
+        if study.user_attrs[_SETTINGS] != settings:
+            _close(storage)
+            _move_aside(path, "belongs to a search with other settings")
+            storage = _sqlite_storage(path)
+            study = _create_study(storage, settings)
+        try:
+            yield study
+        finally:
+            _close(storage)
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
+        raise SchedlabError(
+            f"{path}: {error}; finished evaluations are kept, resume when it can be written"
+        ) from error
+
+
+def _create_study(storage: optuna.storages.BaseStorage, settings: str) -> optuna.Study:
+    study = optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=storage,
+        directions=["minimize", "minimize"],
+        load_if_exists=True,
+    )
+    if _SETTINGS not in study.user_attrs:
+        study.set_user_attr(_SETTINGS, settings)
+    return study
+
+
+def _sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
+    def connect() -> sqlite3.Connection:
+        # A creator, not a URL: a path may hold any character.
+        return sqlite3.connect(path, timeout=60, factory=_DurableConnection)
+
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": connect})
+
+
+def _close(storage: optuna.storages.RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _intact(path: Path) -> bool:
+    try:
+        connection = sqlite3.connect(path, timeout=60)
+        try:
+            return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:
+        raise  # locked or unreadable, not damaged
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _move_aside(path: Path, why: str) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    warnings.warn(
+        f"{path} {why}; moved aside to {aside.name} and rebuilt from the stored evaluations",
+        stacklevel=3,
+    )
