@@ -222,6 +222,7 @@ class _Pass:
         swaps = swap_sums(
             self.panel,
             self._ids(num),
+            lights=self.config.swapped_lights,
             num_steps=self.config.num_steps,
             num_segments=self.config.propagation_segments,
             length=self.x_SL.shape[1],

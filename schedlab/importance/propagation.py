@@ -6,13 +6,13 @@ whose final token differs, and KL of heavy's next prediction on the all-heavy st
 the swapped state, just after the segment. Where a swap changed no token the rest of the two
 trajectories is one and the same and is not run again.
 
-Legend: S sequences, B batch, L positions, P prefix positions, J segments, R rows, N positions.
+Legend: S sequences, B batch, L positions, P prefix positions, A lights, J segments, R branches,
+N positions.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +50,7 @@ def swap_sums(
     panel: Panel,
     ids: SequenceIds,
     *,
+    lights: Sequence[str],
     num_steps: int,
     num_segments: int,
     length: int,
@@ -57,17 +58,18 @@ def swap_sums(
     max_batch_tokens: int = 4_096,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, SwapSums]:
-    """Swap heavy for every light in every segment, on the same trajectories.
+    """Swap heavy for each light in each segment, on the same trajectories.
 
     Args:
-        panel: the denoisers; its second heavy one takes no part.
+        panel: the denoisers.
         ids: which trajectories, length S.
+        lights: roles of the panel to swap in.
         num_steps: T steps of the uniform grid.
         num_segments: (nearly) equal segments J.
         length: positions L, prefix included.
         prefix_SP: given tokens, int64.
         max_batch_tokens: positions per forward.
-        progress: called with (swaps done, in all).
+        progress: called with (steps of sequences done, in all).
 
     Returns:
         By light role.
@@ -75,98 +77,153 @@ def swap_sums(
     plan = Plan(length=length, model_schedule=ModelSchedule.constant(panel.heavy, num_steps))
     bounds = segment_bounds(num_segments, num_steps)
     rows = max(1, max_batch_tokens // length)
-    starts = range(0, len(ids), rows)
-    total, done = len(starts) * len(panel.lights) * num_segments, 0
-    columns: dict[str, list[list[Tensor]]] = {light: [] for light in panel.lights}
-    for first in starts:
+    parts = []
+    for first in range(0, len(ids), rows):
         batch_B = torch.arange(first, min(first + rows, len(ids)), device=ids.seed_B.device)
         prefix_BP = None if prefix_SP is None else prefix_SP[batch_B]
+
+        def report(step: int, first: int = first, size: int = len(batch_B)) -> None:
+            if progress is not None:
+                progress(first * num_steps + step * size, len(ids) * num_steps)
+
         state = start(plan, panel.process, ids.pick(batch_B), prefix_BP)
-        base = _all_heavy(panel, plan, state, bounds)
-        for light in panel.lights:
-            swaps = []
-            for segment in range(num_segments):
-                swaps.append(_swap(panel, plan, base, bounds, light, segment))
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-            columns[light].append([torch.stack(parts, -1) for parts in zip(*swaps, strict=True)])
-    t_J1 = time_grid(plan.time_grid, num_steps)[bounds].numpy()
-    num_free = length - (0 if prefix_SP is None else prefix_SP.shape[1])
-    return {light: _swap_sums(batches, num_free, t_J1) for light, batches in columns.items()}
-
-
-def _swap_sums(batches: list[list[Tensor]], num_free: int, t_J1: FloatArray) -> SwapSums:
-    changed_SJ, kl_next_SJ, masked_SJ = (
-        torch.cat(parts).double().cpu().numpy() for parts in zip(*batches, strict=True)
-    )
-    return SwapSums(changed_SJ, kl_next_SJ, masked_SJ, num_free, t_J1)
-
-
-def _all_heavy(panel: Panel, plan: Plan, state: State, bounds: list[int]) -> list[State]:
-    """The all-heavy trajectory at every segment bound."""
-    states = [state]
-    heavy = panel.denoisers[panel.heavy]
-    for k_from, k_to in itertools.pairwise(bounds):
-        states.append(advance(states[-1], plan, panel.process, heavy, panel.heavy, k_from, k_to))
-    return states
-
-
-def _swap(
-    panel: Panel, plan: Plan, base: list[State], bounds: list[int], light: str, segment: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Changed final tokens, KL of the next prediction, masked positions; each (B,)."""
-    k_from, k_to = bounds[segment], bounds[segment + 1]
-    swapped = advance(
-        base[segment], plan, panel.process, panel.denoisers[light], light, k_from, k_to
-    )
-    heavy_z_BL = base[segment + 1].z_BL
-    rows_R = (swapped.z_BL != heavy_z_BL).any(-1).nonzero().squeeze(-1)
-    masked_B = (heavy_z_BL == panel.process.mask_id).sum(-1)
-    changed_B, kl_B = torch.zeros_like(masked_B), torch.zeros_like(masked_B, dtype=torch.float64)
-    if len(rows_R):
-        t = time_grid(plan.time_grid, plan.num_steps)[k_to].item()
-        kl_B[rows_R] = _next_prediction_kl(panel, heavy_z_BL[rows_R], swapped.z_BL[rows_R], t)
-        heavy = panel.denoisers[panel.heavy]
-        final = advance(
-            _rows(swapped, rows_R), plan, panel.process, heavy, panel.heavy, k_to, plan.num_steps
+        parts.append(_Coupling(panel, tuple(lights), plan, bounds, rows).run(state, report))
+    found_3ASJ = torch.cat(parts, dim=2).cpu().numpy()
+    return {
+        light: SwapSums(
+            changed_SJ=found_3ASJ[0, a],
+            kl_next_SJ=found_3ASJ[1, a],
+            masked_SJ=found_3ASJ[2, a],
+            num_free=length - (0 if prefix_SP is None else prefix_SP.shape[1]),
+            t_J1=time_grid(plan.time_grid, num_steps)[bounds].numpy(),
         )
-        changed_B[rows_R] = (final.z_BL != base[-1].z_BL[rows_R]).sum(-1)
-    return changed_B, kl_B, masked_B
+        for a, light in enumerate(lights)
+    }
 
 
-def _next_prediction_kl(
-    panel: Panel, heavy_z_RL: Tensor, swapped_z_RL: Tensor, t: float
-) -> Tensor:
-    """KL(p_heavy(. | all-heavy state) || p_heavy(. | swapped state)), summed over masks, (R,)."""
-    heavy, process = panel.denoisers[panel.heavy], panel.process
-    t_R = torch.full((len(heavy_z_RL),), t, dtype=torch.float64, device=heavy_z_RL.device)
-    features = [features_of(heavy, z_RL, t_R) for z_RL in (heavy_z_RL, swapped_z_RL)]
-    # Reveal times are common, so the masked positions are too.
-    row_N, position_N = (heavy_z_RL == process.mask_id).nonzero(as_tuple=True)
-    kl_R = torch.zeros_like(t_R)
-    for chunk in row_chunks(
-        len(row_N),
-        vocab_size=process.vocab_size,
-        num_denoisers=2,
-        budget_bytes=panel.head_budget_bytes,
-    ):
-        row_C, position_C = row_N[chunk], position_N[chunk]
-        log_p, log_q = (
-            log_probs(heavy.logits(features_RLD[row_C, position_C]), process)
-            for features_RLD in features
+@dataclass(frozen=True)
+class _Branches:
+    """Trajectories that left the all-heavy one: by which light, in which segment, of which row."""
+
+    state: State
+    light_R: Tensor
+    segment_R: Tensor
+    row_R: Tensor
+
+
+@dataclass(frozen=True)
+class _Coupling:
+    """One batch: the all-heavy trajectories and all that branches off them.
+
+    Segment by segment heavy carries on the all-heavy trajectories and every branch so far, all in
+    one batch as far as `rows` allows, and each light adds the branches of this segment.
+    """
+
+    panel: Panel
+    lights: tuple[str, ...]
+    plan: Plan
+    bounds: list[int]
+    rows: int
+
+    def run(self, state: State, report: Callable[[int], None]) -> Tensor:
+        """Changed final tokens, KL of the next prediction, masked positions; (3, A, B, J)."""
+        num_segments = len(self.bounds) - 1
+        shape = (3, len(self.lights), len(state.ids), num_segments)
+        found = torch.zeros(shape, dtype=torch.float64, device=state.z_BL.device)
+        branches: list[_Branches] = []
+        for j in range(num_segments):
+            after, branches = self._carry_on(state, branches, j)
+            found[2, :, :, j] = (after.z_BL == self.panel.process.mask_id).sum(-1)
+            for a in range(len(self.lights)):
+                new = self._branch_off(state, after, a, j)
+                if len(new.row_R):
+                    found[1, a, new.row_R, j] = self._next_prediction_kl(after, new, j)
+                    branches.append(new)
+            state = after
+            report(self.bounds[j + 1])
+        for some in branches:
+            changed_R = (some.state.z_BL != state.z_BL[some.row_R]).sum(-1).double()
+            found[0, some.light_R, some.row_R, some.segment_R] = changed_R
+        return found
+
+    def _carry_on(
+        self, state: State, branches: list[_Branches], segment: int
+    ) -> tuple[State, list[_Branches]]:
+        """The all-heavy trajectories and all branches after another segment of heavy."""
+        sizes = [len(state.ids), *(len(some.row_R) for some in branches)]
+        everything = _joined([state, *(some.state for some in branches)])
+        advanced = _joined(
+            [
+                self._advance(_rows(everything, rows_R), self.panel.heavy, segment)
+                for rows_R in torch.arange(sum(sizes), device=state.z_BL.device).split(self.rows)
+            ]
         )
-        kl_R.index_add_(0, row_C, kl_divergence(log_p, log_q).double())
-    return kl_R
+        indices = torch.arange(sum(sizes), device=state.z_BL.device).split(sizes)
+        after, *states = (_rows(advanced, rows_R) for rows_R in indices)
+        return after, [
+            replace(some, state=moved) for some, moved in zip(branches, states, strict=True)
+        ]
+
+    def _branch_off(self, before: State, after: State, light: int, segment: int) -> _Branches:
+        """The trajectories that a light changes in a segment, and how."""
+        swapped = self._advance(before, self.lights[light], segment)
+        row_R = (swapped.z_BL != after.z_BL).any(-1).nonzero().squeeze(-1)
+        return _Branches(
+            state=_rows(swapped, row_R),
+            light_R=torch.full_like(row_R, light),
+            segment_R=torch.full_like(row_R, segment),
+            row_R=row_R,
+        )
+
+    def _advance(self, state: State, role: str, segment: int) -> State:
+        k_from, k_to = self.bounds[segment], self.bounds[segment + 1]
+        return advance(
+            state, self.plan, self.panel.process, self.panel.denoisers[role], role, k_from, k_to
+        )
+
+    def _next_prediction_kl(self, after: State, new: _Branches, segment: int) -> Tensor:
+        """KL(p_heavy(. | all-heavy state) || p_heavy(. | branch)), summed over masks, (R,)."""
+        heavy, process = self.panel.denoisers[self.panel.heavy], self.panel.process
+        heavy_z_RL, branch_z_RL = after.z_BL[new.row_R], new.state.z_BL
+        t = time_grid(self.plan.time_grid, self.plan.num_steps)[self.bounds[segment + 1]]
+        t_R = t.expand(len(heavy_z_RL)).to(heavy_z_RL.device)
+        features = [features_of(heavy, z_RL, t_R) for z_RL in (heavy_z_RL, branch_z_RL)]
+        # Reveal times are common, so the masked positions are too.
+        row_N, position_N = (heavy_z_RL == process.mask_id).nonzero(as_tuple=True)
+        kl_R = torch.zeros_like(t_R)
+        for chunk in row_chunks(
+            len(row_N),
+            vocab_size=process.vocab_size,
+            num_denoisers=2,
+            budget_bytes=self.panel.head_budget_bytes,
+        ):
+            row_C, position_C = row_N[chunk], position_N[chunk]
+            log_p, log_q = (
+                log_probs(heavy.logits(features_RLD[row_C, position_C]), process)
+                for features_RLD in features
+            )
+            kl_R.index_add_(0, row_C, kl_divergence(log_p, log_q).double())
+        return kl_R
 
 
 def _rows(state: State, rows_R: Tensor) -> State:
-    """Some of a state's sequences, with what they used so far left out."""
-    return replace(
-        state,
+    """Some of a state's sequences; what they used so far is left out."""
+    return State(
         z_BL=state.z_BL[rows_R],
         reveal_uniform_BL=state.reveal_uniform_BL[rows_R],
         free_BL=state.free_BL[rows_R],
         ids=state.ids.pick(rows_R),
-        usage={},
+    )
+
+
+def _joined(states: list[State]) -> State:
+    """States at the same step as one batch; what they used so far is left out."""
+    return State(
+        z_BL=torch.cat([state.z_BL for state in states]),
+        reveal_uniform_BL=torch.cat([state.reveal_uniform_BL for state in states]),
+        free_BL=torch.cat([state.free_BL for state in states]),
+        ids=SequenceIds(
+            torch.cat([state.ids.seed_B for state in states]),
+            torch.cat([state.ids.index_B for state in states]),
+        ),
     )

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from schedlab.errors import InputError
 from schedlab.files import Record
-from schedlab.plan.model_schedule import MAX_STEPS
+from schedlab.plan.model_schedule import MAX_STEPS, segment_bounds
 from schedlab.plan.plan import Role
 
 MIN_LEVELS = 50
@@ -32,6 +32,8 @@ class ImportanceConfig(Record):
         sampled_sequences: trajectories for `heavy_sampler` states.
         propagation_sequences: trajectories that are swapped in one segment; 0 leaves that out.
         propagation_segments: number of (nearly) equal segments.
+        propagation_lights: which lights are swapped in; by default the first alone, as heavy
+            carries on every swapped trajectory to its end.
         seed: of all noise and of the bootstrap.
         max_batch_tokens: positions that a forward takes at once.
         head_budget_bytes: memory for logits and what is computed from them, at a time.
@@ -47,6 +49,7 @@ class ImportanceConfig(Record):
     sampled_sequences: Annotated[int, Field(ge=2)] = 32
     propagation_sequences: Annotated[int, Field(ge=0)] = 16
     propagation_segments: Count = 10
+    propagation_lights: list[Role] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     bootstrap_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
     max_batch_tokens: Count = 4_096
@@ -63,6 +66,11 @@ class ImportanceConfig(Record):
                     f"levels beyond the {self.num_steps} steps must be a multiple of them, so that"
                     f" every step has its level, got {self.levels}"
                 )
+        unknown = sorted(set(self.propagation_lights or []) - set(self.lights))
+        if unknown:
+            raise InputError(
+                f"propagation_lights must be among lights {self.lights}, got {unknown}"
+            )
         if self.propagation_sequences == 1:
             raise InputError(
                 "propagation_sequences must be 0 or at least 2 for an interval, got 1"
@@ -80,6 +88,35 @@ class ImportanceConfig(Record):
         return [*self.lights, *([self.heavy_b] if self.heavy_b is not None else [])]
 
     @property
+    def swapped_lights(self) -> list[Role]:
+        """The roles whose error propagation is measured."""
+        return self.lights[:1] if self.propagation_lights is None else self.propagation_lights
+
+    @property
     def num_levels(self) -> int:
         """Noise levels of the curves with `forward` states."""
         return self.levels or self.num_steps * max(1, -(-MIN_LEVELS // self.num_steps))
+
+    def expected_forwards(self, num_windows: int, length: int) -> dict[Role, float]:
+        """Forwards of one sequence that every denoiser will make on average, before running.
+
+        An upper bound for propagation: swaps that change no token cost nothing afterwards.
+        """
+        total = dict.fromkeys([self.heavy, *self.others], 0.0)
+        for free in {length, length - self.prefix_length}:
+            # A step makes a forward of those sequences only in which it reveals something.
+            per_step = 1.0 - (1.0 - 1.0 / self.num_steps) ** free
+            for role in total:
+                if "forward" in self.states:
+                    total[role] += num_windows * self.num_levels
+                if "heavy_sampler" in self.states:
+                    total[role] += self.sampled_sequences * self.num_steps * per_step
+            bounds = segment_bounds(self.propagation_segments, self.num_steps)
+            whole = self.propagation_sequences * self.num_steps * per_step
+            rest = sum(self.num_steps - end for end in bounds[1:]) / self.num_steps
+            next_predictions = 2 * self.propagation_sequences * len(bounds[1:])
+            total[self.heavy] += whole if self.swapped_lights else 0.0
+            for light in self.swapped_lights:
+                total[light] += whole
+                total[self.heavy] += whole * rest + next_predictions
+        return total
