@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from schedlab.errors import InputError, SchedlabError
-from schedlab.files import canonical_json, read_json, sha256_text, validate, write_atomic
+from schedlab.files import canonical_json, parse_json, sha256_text, validate, write_atomic
 from schedlab.results.record import BlockRecord
-
-MAX_RECORD_BYTES = 1 << 30
 
 _NAME = re.compile(r"([0-9a-f]{64})\.json")
 
@@ -46,10 +44,14 @@ class Store:
     def get(self, key: str) -> BlockRecord | None:
         """The record of `key`, or None; a damaged file is moved aside with a warning."""
         path = self.path(key)
-        if not path.is_file():
-            return None
         try:
-            return _read(path, key)
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # the file may be whole: leave it where it is
+            raise SchedlabError(f"{path}: cannot be read: {error.strerror}") from error
+        try:
+            return _parse(content, key, where=str(path))
         except InputError as error:
             aside = _free_name(path)
             os.replace(path, aside)
@@ -83,16 +85,19 @@ class Store:
         return sum(1 for _ in self.keys())
 
 
-def _read(path: Path, key: str) -> BlockRecord:
-    """The record of a file whose content is intact and belongs to `key`."""
-    document = read_json(path, max_bytes=MAX_RECORD_BYTES)
+def _parse(content: bytes, key: str, *, where: str) -> BlockRecord:
+    """The record in a file's content, if that is intact and belongs to `key`."""
+    try:
+        document = parse_json(content.decode("utf-8"), where=where)
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not UTF-8 text") from None
     if not isinstance(document, dict) or set(document) != {"sha256", "record"}:
-        raise InputError(f"{path}: not a stored evaluation")
+        raise InputError(f"{where}: not a stored evaluation")
     if document["sha256"] != sha256_text(canonical_json(document["record"])):
-        raise InputError(f"{path}: its content does not match its checksum")
-    record = validate(BlockRecord, document["record"], where=str(path))
+        raise InputError(f"{where}: its content does not match its checksum")
+    record = validate(BlockRecord, document["record"], where=where)
     if record.key != key:
-        raise InputError(f"{path}: holds the evaluation {record.key}, not the one of its name")
+        raise InputError(f"{where}: holds the evaluation {record.key}, not the one of its name")
     return record
 
 

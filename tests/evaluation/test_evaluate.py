@@ -124,6 +124,19 @@ def test_nothing_but_seconds_depends_on_the_batch_size(tmp_path: Path) -> None:
             assert a.estimates[name] == b.estimates[name]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_float64_tokens_are_the_same_on_cpu_and_gpu(tmp_path: Path) -> None:
+    plans = [plan_of(s, length=12) for s in ("H6", "L2 H4", "L2 H1 L3")]
+    measured = [
+        evaluate(plans, BLOCKS, lab=transformer_lab(device), store=Store(tmp_path))
+        for device in ("cpu", "cuda")
+    ]
+    assert len(Store(tmp_path)) == 2 * len(plans) * len(BLOCKS)  # the device is part of the key
+    for on_cpu, on_gpu in zip(*measured, strict=True):
+        np.testing.assert_array_equal(on_cpu.tokens_SL, on_gpu.tokens_SL)
+
+
 @pytest.mark.parametrize(
     ("num_light", "num_plans", "segment_runs"), [(4, 210, 790), (None, 1024, 2046)]
 )

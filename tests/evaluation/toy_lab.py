@@ -80,7 +80,7 @@ def oracle_lab(roles: str = "HL") -> Lab:
     )
 
 
-def transformer_lab() -> Lab:
+def transformer_lab(device: str = "cpu") -> Lab:
     """Two tiny random transformers in float64."""
     tokenizer = LetterTokenizer(11)
     denoisers = {}
@@ -91,13 +91,14 @@ def transformer_lab() -> Lab:
         )  # fmt: skip
         model = Transformer(config).double()
         model.init_weights(torch.Generator().manual_seed(seed))
-        denoisers[role] = model.eval().requires_grad_(False)
+        denoisers[role] = model.eval().requires_grad_(False).to(device)
     return Lab(
         denoisers=denoisers,
         process=MaskedProcess(11, 10),
         tokenizer=tokenizer,
         scorer=bigram_scorer(tokenizer),
         precision="float64",
+        device=device,
     )
 
 

@@ -147,6 +147,14 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Monkey
         Store(tmp_path).put(record())
 
 
+def test_a_file_that_cannot_be_read_stays_where_it_is(tmp_path: Path) -> None:
+    store, one = Store(tmp_path), record()
+    store.path(one.key).mkdir()  # reading a folder fails, whoever runs the test
+    with pytest.raises(SchedlabError, match="cannot be read"):
+        store.get(one.key)
+    assert store.path(one.key).exists()
+
+
 def test_a_store_where_a_file_stands_is_refused(tmp_path: Path) -> None:
     (tmp_path / "evals").write_text("")
     with pytest.raises(InputError, match="cannot hold the store"):
