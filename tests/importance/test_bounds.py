@@ -1,7 +1,7 @@
 """The additive bounds are exact: checked against sums over all trajectories of toy worlds.
 
-What is compared is the code that analyses run (`Panel.sums`, reveal probabilities, `per_step`), its
-expectation taken exactly, against brute force that assumes no additivity.
+What is compared is the code that analyses run (`Panel.sums`, reveal probabilities, `per_step`),
+its expectation taken exactly, against brute force that assumes no additivity.
 """
 
 import itertools

@@ -79,7 +79,7 @@ def test_float32_is_enough_for_predictions_of_a_large_vocabulary(closeness):
     targets = torch.arange(64)
     exact = stats_of({"H": heavy, "L": light}, targets)
     rounded = {"H": heavy.float(), "L": light.float()}
-    # The rounded logits in float64: what is measured is the arithmetic, not the rounding of inputs.
+    # The rounded logits in float64: what is measured is the arithmetic, not the input's rounding.
     reference = stats_of({role: part.double() for role, part in rounded.items()}, targets)
     single = stats_of(rounded, targets)
     for name, value in reference.items():

@@ -130,9 +130,9 @@ def test_every_stratum_draws_all_of_its_steps():
 def test_intervals_cover_the_truth_about_95_percent_of_the_time():
     """400 analyses of 64 sequences each.
 
-    Of 400 draws of a 95 % event between 92.0 % and 97.6 % hit with probability 0.99. Sums over four
-    positions are far more skewed than those over real sequences, so the bootstrap, which is exact
-    for many sequences only, gets 4 % beyond that at a single level, none on the mean over levels.
+    Of 400 draws of a 95 % event between 92.0 % and 97.6 % hit with probability 0.99. Sums over
+    four positions are far more skewed than those over real sequences, so the bootstrap, exact for
+    many sequences only, gets 4 % beyond that at a single level, none on the mean over levels.
     """
     repeats, size = 400, 64
     everything = sampled_forward(repeats * size, NoiseLevels(NUM_STEPS, NUM_STEPS), seed=8)
