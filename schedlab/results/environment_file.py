@@ -18,12 +18,21 @@ from schedlab.errors import InputError
 from schedlab.files import Record, read_json, validate, write_atomic
 from schedlab.plan.plan import DenoiserRef, FileRef, Role
 
-ENVIRONMENT_FORMAT = "schedlab.environment"
-ENVIRONMENT_VERSION = 1
+ENVIRONMENT_FORMAT: Literal["schedlab.environment"] = "schedlab.environment"
+ENVIRONMENT_VERSION: Literal[1] = 1
 JSON_NAME = "environment.json"
 
 # What can change a number of a run; torch's own version names its CUDA build.
-PACKAGES = ("torch", "numpy", "scipy", "tokenizers", "safetensors", "optuna", "moocore", "sacrebleu")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "tokenizers",
+    "safetensors",
+    "optuna",
+    "moocore",
+    "sacrebleu",
+)
 
 
 class CorpusRef(Record):

@@ -1,0 +1,57 @@
+"""The part of a caption that says what a figure was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from schedlab.report.words import one_line
+from schedlab.results.importance_file import ImportanceFile
+from schedlab.results.search_file import SearchFile
+
+BOOTSTRAP = "95 % bootstrap over sequences"
+
+
+def importance_facts(
+    file: ImportanceFile, *, n: Iterable[int], states: str = "forward", scored: bool = True
+) -> str:
+    """Sequences, seed, precision, decoding and interval method of an importance figure."""
+    setting = file.setting
+    kind = {
+        "forward": f"held-out windows of {setting.length} tokens",
+        "heavy_sampler": f"trajectories of {setting.length} tokens from the heavy sampler",
+        "coupled": f"coupled pairs of trajectories of {setting.length} tokens",
+        "both": f"held-out windows and heavy-sampler trajectories of {setting.length} tokens",
+    }[states]
+    given = f", prefix of {setting.prefix_length} tokens given" if setting.prefix_length else ""
+    intervals = (
+        f" Intervals: {BOOTSTRAP}, {setting.bootstrap_resamples} resamples, pointwise."
+        if scored
+        else ""
+    )
+    return (
+        f"n = {_counts(n)} {kind}{given}, seed {setting.seed}, {one_line(setting.precision)},"
+        f" temperature 1, top-p 1, no scorer.{intervals}"
+    )
+
+
+def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -> str:
+    """Sequences, seed, precision, scorer, decoding and interval method of a search figure."""
+    setting = file.setting
+    searched = f"n = {setting.num_sequences} sequences per schedule, seed {setting.seed}"
+    again = (
+        f"n = {setting.fresh_sequences} sequences per schedule, fresh seed {setting.fresh_seed}"
+    )
+    counts = f"search: {searched}; re-measured: {again}" if both else again if fresh else searched
+    return (
+        f"{counts[0].upper() if both else counts[0]}{counts[1:]}; {setting.length} tokens,"
+        f" {setting.num_steps} steps, {one_line(setting.precision)}, scorer"
+        f" {one_line(setting.scorer)}, temperature {setting.temperature:g},"
+        f" top-p {setting.top_p:g}. Intervals: {BOOTSTRAP}."
+    )
+
+
+def _counts(n: Iterable[int]) -> str:
+    values = sorted(set(n))
+    if not values:
+        return "0"
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"

@@ -1,0 +1,1 @@
+"""The report's figures, one module per family; each function returns None without its data."""

@@ -1,0 +1,269 @@
+"""Statements about searched schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from schedlab.plan import ModelSchedule
+from schedlab.report.content import Finding, Verdict
+from schedlab.report.findings.regions import MIDDLE, apart
+from schedlab.report.run_data import label
+from schedlab.report.words import (
+    change,
+    interval,
+    listing,
+    number,
+    one_line,
+    percent,
+    relative_change,
+    spoken_change,
+)
+from schedlab.results import Estimate
+from schedlab.results.search_file import FreshRow, SearchFile, SearchRow
+
+# The hand-made schedules that run the same share of steps on the light denoiser.
+QUARTER_LIGHT = ("light_first", "light_second", "light_third", "light_last", "sandwich")
+CHOSEN = {"best", "knee", "budget", "front"}
+
+
+def pick(file: SearchFile, name: str) -> Finding | None:
+    """What a picked plan saves and costs, on fresh seeds."""
+    digest = file.picks.get(name)
+    if digest is None:
+        return None
+    question = {"best": "Which schedule is best?", "knee": "Where is the knee of the front?"}[name]
+    row = file.row(digest)
+    judged = file.fresh_row(digest) or row
+    if row.schedule.roles == (file.setting.heavy,):
+        return Finding(question, "fact", f"{row.schedule}: nothing cheaper was picked.")
+    relative = relative_change(judged.paired_log_ppl)
+    seeds = "on fresh seeds" if judged is not row else "on the search's own seeds, flattered"
+    detail = (
+        f"{percent(row.cost.nominal_saved_blocks)} saved in the paper's convention (blocks only, a"
+        f" forward at every step); {percent(row.cost.saved_blocks)} of the block FLOPs really"
+        f" made; {percent(row.cost.saved_total)} with the head."
+    )
+    if not relative.excludes(0) and relative.high > 0:
+        detail += f" The interval excludes a loss above {percent(relative.high)}."
+    if not judged.in_entropy_band:
+        detail += " Its entropy was outside the stated band when measured again."
+    return Finding(
+        question,
+        "fact" if relative.excludes(0) else "open",
+        f"{words(row.schedule)}: {percent(row.cost.saved_total)} of all FLOPs saved,"
+        f" {spoken_change(judged.paired_log_ppl)} against all heavy, {seeds}.",
+        detail,
+    )
+
+
+def all_light(file: SearchFile) -> Finding | None:
+    """Whether sampled quality tells the two denoisers apart at all."""
+    light = next((r for r in file.rows if r.schedule.roles == (file.setting.light,)), None)
+    if light is None:
+        return None
+    judged = file.fresh_row(light.digest) or light
+    difference = judged.paired_log_ppl
+    return Finding(
+        "Is all light worse than all heavy when sampled?",
+        _sign(difference),
+        f"All light against all heavy: {spoken_change(difference)}.",
+        f"It saves {percent(light.cost.saved_total)} of all FLOPs with the head.",
+    )
+
+
+def sandwich(file: SearchFile) -> Finding | None:
+    """The paper's finding: of the hand-made quarter-light schedules the sandwich wins."""
+    rows = [row for row in file.rows if row.name in QUARTER_LIGHT]
+    own = next((row for row in rows if row.name == "sandwich"), None)
+    if own is None or len(rows) < 2:
+        return None
+    ranked = sorted(rows, key=_log_ppl)
+    others = [row for row in ranked if row is not own]
+    tied = [row for row in others if not apart(row.paired_log_ppl, own.paired_log_ppl)]
+    beaten_by = [row for row in others if row not in tied and _log_ppl(row) < _log_ppl(own)]
+    verdict: Verdict
+    if beaten_by:
+        verdict = "no"
+        names = listing([label(row, file) for row in beaten_by])
+        text = f"Unlike in the paper, {names} is better."
+    elif not tied:
+        verdict, text = "yes", "As in the paper, it beats each of the others."
+    else:
+        verdict = "open"
+        names = listing([label(row, file) for row in tied])
+        text = (
+            f"It ranks {ranked.index(own) + 1} of {len(ranked)}, and its interval overlaps that of"
+            f" {names}."
+        )
+    order = "; ".join(f"{label(row, file)} {change(row.paired_log_ppl)}" for row in ranked)
+    return Finding(
+        "Does the sandwich win among the hand-made schedules, as in the paper?",
+        verdict,
+        text,
+        f"Gen-PPL against all heavy, paired, best first: {order}.",
+    )
+
+
+def segments(file: SearchFile) -> Finding | None:
+    """Which segments should stay heavy, by the exhaustive search."""
+    if not file.segment_influence:
+        return None
+    estimates = [(item.segment, item.ppl) for item in file.segment_influence]
+    worse = [(j, e) for j, e in estimates if e.low > 0]
+    better = [(j, e) for j, e in estimates if e.high < 0]
+    central = [_in_middle(j, file.setting.num_segments) for j, _ in worse]
+    verdict: Verdict
+    if not worse:
+        verdict, text = "open", "No segment is worse than average when light, beyond its interval."
+    elif all(central):
+        verdict, text = "yes", "As in the paper, light hurts most in the middle."
+    elif not any(central):
+        verdict, text = "no", "Unlike in the paper, light hurts most towards the ends."
+    else:
+        verdict, text = "open", "In part: light hurts in the middle, but elsewhere as well."
+    detail = (
+        "Mean Gen-PPL with the segment light minus the mean of all; segment 0 is the noisiest."
+    )
+    if worse:
+        detail += f" Worse than average: {_named(worse)}."
+    if better:
+        detail += f" Better than average: {_named(better)}."
+    return Finding(
+        "Should the middle segments stay heavy, as in the paper?", verdict, text, detail
+    )
+
+
+def additive_ranks(file: SearchFile) -> Finding | None:
+    """How well scores known before sampling rank the sampled schedules."""
+    items = file.rank_correlation
+    if not items:
+        return None
+    names = {"loss_gap": "excess NELBO", "path_kl": "path KL"}
+    parts = []
+    for item in items:
+        text = f"{names[item.score]} ({one_line(item.states.replace('_', ' '))} states)"
+        text += f" {interval(item.spearman)}"
+        if item.ceiling_spearman is not None:
+            text += f" beside a ceiling of {interval(item.ceiling_spearman)}"
+        parts.append(text)
+    verdict: Verdict = "open"
+    if all(item.spearman.low > 0 for item in items):
+        verdict, text = "yes", "Schedules with a lower additive score do sample better."
+    elif all(item.spearman.high < 0 for item in items):
+        verdict, text = "no", "Schedules with a lower additive score sample worse."
+    else:
+        text = "No significant rank correlation for at least one of the scores."
+    return Finding(
+        "Do the additive scores foresee the sampled ranking?",
+        verdict,
+        text,
+        f"Spearman over {items[0].n_plans} schedules: {'; '.join(parts)}. The ceiling is what a"
+        " perfect score would reach under this sampling noise.",
+    )
+
+
+def additive_reaches(file: SearchFile) -> Finding | None:
+    """How the schedule sorted without sampling fares against the exhaustive winner."""
+    exhaustive = [row for row in file.rows if "exhaustive" in row.families]
+    if not exhaustive:
+        return None
+    winner = min(exhaustive, key=_log_ppl)
+    same = [
+        row
+        for row in file.rows
+        if "additive" in row.families and abs(row.light_share - winner.light_share) < 1e-9
+    ]
+    if not same:
+        return None
+    found = min(same, key=_log_ppl)
+    rank = 1 + sum(_log_ppl(row) < _log_ppl(found) for row in exhaustive)
+    return Finding(
+        "How good is the schedule found without sampling?",
+        "fact",
+        f"{words(found.schedule)}, sorted by additive score, would rank {rank} among the"
+        f" {len(exhaustive)} exhaustive schedules.",
+        f"At the same share of light steps, {percent(winner.light_share)}, against all heavy:"
+        f" {_compare(found, winner, file)}.",
+    )
+
+
+def winners_curse(file: SearchFile) -> Finding | None:
+    """How much the chosen plans lost when measured again."""
+    pairs = [
+        (file.row(again.digest), again)
+        for again in file.fresh
+        if set(again.why) & CHOSEN and again.schedule.roles != (file.setting.heavy,)
+    ]
+    if not pairs:
+        return None
+    shifts = [again.paired_log_ppl.value - _log_ppl(row) for row, again in pairs]
+    mean = sum(shifts) / len(shifts)
+    average = relative_change(Estimate(value=mean, low=mean, high=mean, n=len(shifts))).value
+    best = next((pair for pair in pairs if "best" in pair[1].why), None)
+    return Finding(
+        "How large is the winner's curse?",
+        "fact",
+        f"{sum(shift > 0 for shift in shifts)} of {len(pairs)} chosen schedules came out worse on"
+        f" fresh seeds; Gen-PPL moved by {percent(average, sign=True)} on average.",
+        f"The best one went from {change(best[0].paired_log_ppl)} in the search to"
+        f" {change(best[1].paired_log_ppl)} against all heavy."
+        if best
+        else "",
+    )
+
+
+def entropy(file: SearchFile) -> Finding | None:
+    """Whether the picks keep their diversity."""
+    judged = {name: file.fresh_row(d) or file.row(d) for name, d in sorted(file.picks.items())}
+    if not judged:
+        return None
+    outside = [one_line(name) for name, row in judged.items() if not row.in_entropy_band]
+    low, high = file.setting.entropy_band
+    values = [
+        f"{one_line(name)} {interval(row.estimates['entropy'])}"
+        for name, row in judged.items()
+        if "entropy" in row.estimates
+    ]
+    dropped = sum(not row.in_entropy_band for row in file.rows)
+    return Finding(
+        "Do the picked schedules keep the diversity of all heavy?",
+        "no" if outside else "yes",
+        f"Outside the stated entropy band: {listing(outside)}."
+        if outside
+        else "The unigram entropy of every pick lies within the stated band.",
+        f"Band {number(low)} to {number(high)} nats per sample; {'; '.join(values)}. {dropped} of"
+        f" {len(file.rows)} evaluated schedules were outside and could not be picked.",
+    )
+
+
+def words(schedule: ModelSchedule) -> str:
+    """A schedule's text, cut when it has very many segments."""
+    return one_line(str(schedule), max_length=90)
+
+
+def _compare(found: SearchRow, winner: SearchRow, file: SearchFile) -> str:
+    """Both against all heavy, on fresh seeds where both were measured again."""
+    again = [file.fresh_row(row.digest) for row in (found, winner)]
+    fresh = [row for row in again if row is not None]
+    rows: Sequence[FreshRow | SearchRow] = fresh if len(fresh) == 2 else (found, winner)
+    seeds = "fresh seeds" if len(fresh) == 2 else "search seeds, which flatter the winner"
+    first, second = (change(row.paired_log_ppl) for row in rows)
+    return f"{first}; the exhaustive winner {words(winner.schedule)} {second} ({seeds})"
+
+
+def _named(items: Sequence[tuple[int, Estimate]]) -> str:
+    return listing([f"{j} ({interval(estimate)})" for j, estimate in items])
+
+
+def _in_middle(segment: int, num_segments: int) -> bool:
+    return MIDDLE[0] <= 1 - (segment + 0.5) / num_segments <= MIDDLE[1]
+
+
+def _sign(estimate: Estimate) -> Verdict:
+    if not estimate.excludes(0):
+        return "open"
+    return "yes" if estimate.value > 0 else "no"
+
+
+def _log_ppl(row: SearchRow) -> float:
+    return row.paired_log_ppl.value

@@ -1,0 +1,173 @@
+"""Numbers and untrusted text as a reader should see them.
+
+Every string that comes from a file (sample texts, names, job files) passes `visible`; every number
+passes `number`, `interval`, `percent` or `flops`, so that one quantity looks the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+from schedlab.results import Estimate
+
+MINUS = "\N{MINUS SIGN}"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def visible(text: str, *, max_length: int | None = None) -> str:
+    """Make untrusted text safe to lay out: what is invisible or redirects text becomes a sign.
+
+    Line breaks stay; tabs become blanks; other control characters become their control pictures
+    (NUL is U+2400); bidirectional overrides, lone surrogates and unassigned or private characters
+    become U+FFFD. Escaping for HTML or typst is not done here.
+    """
+    unified = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
+    shown = "".join(_visible_character(character) for character in unified)
+    if max_length is not None and len(shown) > max_length:
+        return shown[: max_length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return shown
+
+
+def _visible_character(character: str) -> str:
+    if character == "\n":
+        return character
+    code = ord(character)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\N{SYMBOL FOR DELETE}"
+    # Cc: C1 controls, Cf: format characters such as bidirectional overrides, Cs: surrogates.
+    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn"}:
+        return REPLACEMENT
+    return character
+
+
+def one_line(text: str, *, max_length: int = 60) -> str:
+    """Untrusted text on one line, cut to `max_length` characters."""
+    return visible(" ".join(text.split()), max_length=max_length)
+
+
+def number(value: float, *, digits: int = 3) -> str:
+    """`value` with `digits` significant digits, without exponent between 1e-4 and 1e6."""
+    if value == 0:
+        return "0"
+    magnitude = math.floor(math.log10(abs(value)))
+    if not -5 < magnitude < 6:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS)
+    return _fixed(value, max(0, digits - 1 - magnitude))
+
+
+def interval(estimate: Estimate) -> str:
+    """`3.42 [3.31, 3.55]`, with as many decimals as the interval's width deserves."""
+    decimals = _decimals(estimate)
+    parts = (_fixed(part, decimals) for part in (estimate.value, estimate.low, estimate.high))
+    return "{} [{}, {}]".format(*parts)
+
+
+def change(log_ratio: Estimate) -> str:
+    """A difference of logarithms as `+8.1 [+2.0, +14.6] %`."""
+    relative = relative_change(log_ratio)
+    decimals = _percent_decimals(relative)
+    parts = (
+        percent(v, decimals=decimals, sign=True)
+        for v in (relative.value, relative.low, relative.high)
+    )
+    return "{} [{}, {}]".format(*(part.removesuffix(" %") for part in parts)) + " %"
+
+
+def spoken_change(log_ratio: Estimate) -> str:
+    """A paired difference of log Gen-PPL in words."""
+    relative = relative_change(log_ratio)
+    if relative.low == relative.high == 0:
+        return "the same Gen-PPL by construction"
+    decimals = _percent_decimals(relative)
+    low, high = (percent(v, decimals=decimals, sign=True) for v in (relative.low, relative.high))
+    ends = f"95 % interval {low} to {high}"
+    if not relative.excludes(0):
+        return (
+            "no significant difference of Gen-PPL"
+            f" ({percent(relative.value, sign=True)}; {ends}, which contains 0)"
+        )
+    word = "higher" if relative.value > 0 else "lower"
+    return f"Gen-PPL {percent(abs(relative.value))} {word} ({ends})"
+
+
+def spoken_interval(estimate: Estimate, *, unit: str = "") -> str:
+    """`0.12 nats (95 % interval 0.09 to 0.15)`, for prose."""
+    decimals = _decimals(estimate)
+    value, low, high = (
+        _fixed(part, decimals) for part in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value}{' ' if unit else ''}{unit} (95 % interval {low} to {high})"
+
+
+def percent(share: float, *, decimals: int = 1, sign: bool = False) -> str:
+    """A share as `16.7 %`, with `sign` as `+16.7 %`."""
+    text = _fixed(100 * share, decimals)
+    plus = "+" if sign and share > 0 and text.strip("0.") else ""
+    return f"{plus}{text} %"
+
+
+def relative_change(log_ratio: Estimate) -> Estimate:
+    """Estimate of `exp(difference of logarithms) - 1`: how much larger, as a share."""
+    return Estimate(
+        value=math.expm1(log_ratio.value),
+        low=math.expm1(log_ratio.low),
+        high=math.expm1(log_ratio.high),
+        n=log_ratio.n,
+    )
+
+
+def flops(value: float) -> str:
+    """FLOPs with an SI prefix: `12.3 GFLOP`."""
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{number(value / factor)} {prefix}FLOP"
+    return f"{number(value)} FLOP"
+
+
+def level_range(low: float, high: float) -> str:
+    """Noise levels as `t = 0.42` or `t = 0.42 to 0.68`."""
+    if math.isclose(low, high):
+        return f"t = {low:.2f}"
+    return f"t = {low:.2f} to {high:.2f}"
+
+
+def listing(items: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    if len(items) < 2:
+        return "".join(items)
+    return ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def _decimals(estimate: Estimate) -> int:
+    """Decimals by the half-width: two of its digits if it starts with less than 3.55, else one.
+
+    One or two more where an end that is not 0 would read as 0: whether it is matters.
+    """
+    half_width = (estimate.high - estimate.low) / 2
+    scale = half_width if half_width > 0 else abs(estimate.value) / 100
+    if scale <= 0:
+        return 1
+    magnitude = math.floor(math.log10(scale))
+    digits = 2 if scale / 10**magnitude < 3.55 else 1
+    return _keep_from_zero((estimate.low, estimate.high), max(0, digits - 1 - magnitude))
+
+
+def _keep_from_zero(ends: tuple[float, ...], decimals: int) -> int:
+    for extra in range(3):
+        if all(end == 0 or abs(end) >= 0.5 * 10.0 ** -(decimals + extra) for end in ends):
+            return decimals + extra
+    return decimals
+
+
+def _fixed(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    if not text.strip("-0."):  # no minus zero
+        text = text.lstrip("-")
+    return text.replace("-", MINUS)
+
+
+def _percent_decimals(share: Estimate) -> int:
+    return _keep_from_zero((100 * share.low, 100 * share.high), 1)
