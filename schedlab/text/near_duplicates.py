@@ -25,6 +25,9 @@ ROWS_PER_BAND = 4
 # Clusters join documents whose estimated Jaccard similarity is at least this.
 SIMILARITY = 0.6
 
+# Of a bucket, each document is compared with so many that follow it: all, but for huge buckets.
+_NEIGHBOURS = 200
+
 _WORD = re.compile(r"[a-z0-9]+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication mod 2**64 is a bijection
 
@@ -87,17 +90,19 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _candidate_pairs(signatures_DP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Documents that agree in a whole band: each with the first and the previous of its bucket."""
-    left, right = [], []
+    """Pairs of documents that agree in a whole band, each pair once."""
+    pairs = []
     for band in range(NUM_BANDS):
-        rows = signatures_DP[:, band * ROWS_PER_BAND : (band + 1) * ROWS_PER_BAND]
-        _, bucket_D = np.unique(rows, axis=0, return_inverse=True)
+        rows_DR = signatures_DP[:, band * ROWS_PER_BAND : (band + 1) * ROWS_PER_BAND]
+        _, bucket_D = np.unique(rows_DR, axis=0, return_inverse=True)
         order = np.argsort(bucket_D, kind="stable")
         sorted_buckets = bucket_D[order]
-        first = np.searchsorted(sorted_buckets, sorted_buckets)
-        place = np.arange(len(order))
-        repeated = first < place
-        left += [order[first[repeated]], order[place[repeated] - 1]]
-        right += [order[repeated], order[repeated]]
-    pairs = np.unique(np.stack([np.concatenate(left), np.concatenate(right)]), axis=1)
-    return pairs[0], pairs[1]
+        for distance in range(1, min(len(order), _NEIGHBOURS + 1)):
+            together = np.flatnonzero(sorted_buckets[distance:] == sorted_buckets[:-distance])
+            if len(together) == 0:
+                break
+            pairs.append(np.stack([order[together], order[together + distance]]))
+    if not pairs:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    left, right = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    return left, right

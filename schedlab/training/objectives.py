@@ -83,7 +83,7 @@ def held_out_losses(
     losses_S = np.zeros(S)
     for level in range(levels):
         rng = np.random.default_rng([seed, level])
-        t_S = (level + 1.0 - rng.random(S)) / levels  # in (level, level + 1] / levels
+        t_S = (level + 1.0 - rng.random((S,))) / levels  # in (level, level + 1] / levels
         u_SL = rng.random((S, L))
         for start in range(0, S, chunk):
             rows = slice(start, start + chunk)

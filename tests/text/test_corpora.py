@@ -1,0 +1,128 @@
+"""Sources, splits by content hash, fingerprints, damaged input and caches."""
+
+import gzip
+import json
+
+import pytest
+
+from schedlab.errors import InputError
+from schedlab.text import Document, build_corpus, corpora, load_corpus, load_documents
+
+
+def _documents(num: int) -> list[Document]:
+    return [
+        Document(f"document {i} " + " ".join(f"w{i * 61 + j}" for j in range(60)), "", str(i))
+        for i in range(num)
+    ]
+
+
+def _write(path, text: str):
+    data = text.encode("utf-8")
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_json_lines(tmp_path, suffix: str) -> None:
+    rows = [{"text": "one", "label": 3}, {"text": "two\nlines", "other": None}]
+    text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
+    found = list(load_documents(_write(tmp_path / f"a.jsonl{suffix}", text)))
+    assert [(d.text, d.label) for d in found] == [("one", "3"), ("two\nlines", "")]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_text_is_cut_at_blank_lines_or_else_at_lines(tmp_path, suffix: str) -> None:
+    blank = _write(tmp_path / f"a.txt{suffix}", "one\ntwo\n \n\nthree\r\n")
+    assert [d.text for d in load_documents(blank)] == ["one\ntwo", "three"]
+    lines = _write(tmp_path / f"b.txt{suffix}", "one\ntwo\nthree\n")
+    assert [d.text for d in load_documents(lines)] == ["one", "two", "three"]
+
+
+def test_splits_follow_from_the_text_alone() -> None:
+    few, many = build_corpus("a", _documents(300)), build_corpus("b", _documents(2000)[::-1])
+    for name in corpora.SPLITS:
+        assert {d.text for d in few.split(name)} <= {d.text for d in many.split(name)}
+    assert len(many.train) + len(many.valid) + len(many.test) == 2000
+    assert 60 < len(many.valid) < 140
+    assert 60 < len(many.test) < 140
+
+
+def test_near_duplicates_are_removed() -> None:
+    documents = _documents(100)
+    copies = [Document(d.text + " indeed", d.label, d.key + "b") for d in documents]
+    assert build_corpus("a", documents + copies).fingerprint == (
+        build_corpus("b", documents).fingerprint
+    )
+
+
+def test_fingerprint_sees_text_and_label() -> None:
+    documents = _documents(20)
+    base = build_corpus("a", documents).fingerprint
+    changed = [Document(documents[0].text + " more words here", "", "x"), *documents[1:]]
+    labelled = [Document(documents[0].text, "label", "x"), *documents[1:]]
+    assert len({base, build_corpus("a", changed).fingerprint}) == 2
+    assert build_corpus("a", labelled).fingerprint != base
+
+
+def test_bad_sources_are_one_line(tmp_path) -> None:
+    truncated = tmp_path / "cut.txt.gz"
+    truncated.write_bytes(gzip.compress(b"some text " * 1000)[:40])
+    cases = {
+        "nothing": "embedded",
+        str(tmp_path / "missing.txt"): "no such file",
+        _write(tmp_path / "empty.txt", " \n \n"): "holds no text",
+        _write(tmp_path / "a.jsonl", '{"text": 1}\n'): "string 'text'",
+        _write(tmp_path / "b.jsonl", "[1]\n"): "string 'text'",
+        _write(tmp_path / "c.jsonl", '{"text": "a", "text": "b"}\n'): "twice",
+        str(truncated): "cannot be read",
+        "hf:name": "hf:name",
+    }
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 \xff")
+    cases[str(tmp_path / "latin.txt")] = "UTF-8"
+    (tmp_path / "plain.txt.gz").write_text("not compressed")
+    cases[str(tmp_path / "plain.txt.gz")] = "cannot be read"
+    for source, expected in cases.items():
+        with pytest.raises(InputError, match=expected) as caught:
+            load_corpus(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_hugging_face_source_says_what_is_missing() -> None:
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        with pytest.raises(InputError, match=r"install schedlab\[hf\]"):
+            load_corpus("hf:some/name:train:text")
+
+
+def test_embedded_cache_is_used_and_damage_is_noticed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SCHEDLAB_CACHE", str(tmp_path))
+    calls = []
+
+    def documents():
+        calls.append(1)
+        return _documents(50)
+
+    monkeypatch.setattr(corpora.docstrings, "embedded_documents", documents)
+    first, second = load_corpus("embedded"), load_corpus("embedded")
+    assert first == second
+    assert len(calls) == 1
+    (cache,) = tmp_path.glob("corpus-*.jsonl.gz")
+    lines = gzip.decompress(cache.read_bytes()).decode().splitlines()
+    for damaged in (
+        gzip.compress("\n".join(lines[:-1]).encode()),  # a document is lost
+        gzip.compress(b"[]\n"),
+        cache.read_bytes()[:60],
+        b"",
+    ):
+        cache.write_bytes(damaged)
+        assert load_corpus("embedded") == first
+    assert len(calls) == 5
+
+
+def test_unwritable_cache_costs_time_only(tmp_path, monkeypatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("SCHEDLAB_CACHE", str(blocked / "below"))
+    monkeypatch.setattr(corpora.docstrings, "embedded_documents", lambda: _documents(30))
+    assert load_corpus("embedded").fingerprint == load_corpus("embedded").fingerprint
