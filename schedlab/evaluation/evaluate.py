@@ -238,6 +238,10 @@ def _check(
             f"seed blocks must be at least one and differ, got {len(blocks)},"
             f" of which {len(set(blocks))} differ"
         )
+    if sum(block.size for block in blocks) < 2:
+        raise InputError(
+            "intervals need at least 2 sequences, got one seed block of 1; add blocks"
+        )
     largest = max(block.size for block in blocks)
     if max_batch < largest:
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -33,6 +34,10 @@ from schedlab.results import BlockRecord, SeedBlock, Store, paired_log_ppl_diffe
 from schedlab.sampling import SequenceIds, State, sample
 
 BLOCKS = seed_blocks(seed=5, num_sequences=8, block_size=4)
+
+# Built once, at first use.
+THREE_ROLES = functools.cache(functools.partial(oracle_lab, "HLM"))
+TRANSFORMERS = functools.cache(transformer_lab)
 
 
 class CountingStore(Store):
@@ -77,7 +82,7 @@ def assert_equal_to_naive(
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     schedules=random_schedules(NUM_STEPS, "HLM"),
@@ -95,7 +100,7 @@ def test_prefix_tree_gives_the_tokens_of_every_plan_run_alone(
     plans = [plan_of(schedule, policy=PolicySpec(name=policy)) for schedule in schedules]
     prompts = Prompts.of([[0, 1], [2, 2], [1, 0]]) if prefix_length else None
     folder = tmp_path_factory.mktemp("store")
-    assert_equal_to_naive(plans, oracle_lab("HLM"), folder, max_batch, prompts)
+    assert_equal_to_naive(plans, THREE_ROLES(), folder, max_batch, prompts)
 
 
 @settings(
@@ -107,12 +112,12 @@ def test_prefix_tree_equals_naive_sampling_for_transformers_too(
 ) -> None:
     plans = [plan_of(schedule, length=12) for schedule in schedules]
     folder = tmp_path_factory.mktemp("store")
-    assert_equal_to_naive(plans, transformer_lab(), folder, max_batch, None)
+    assert_equal_to_naive(plans, TRANSFORMERS(), folder, max_batch, None)
 
 
 def test_nothing_but_seconds_depends_on_the_batch_size(tmp_path: Path) -> None:
-    plans, lab = assignments(4), transformer_lab()
-    plans = [plan.model_copy(update={"length": 12}) for plan in plans]
+    lab = TRANSFORMERS()
+    plans = [plan_of(plan.model_schedule, length=12) for plan in assignments(3)]
     small = evaluate(plans, BLOCKS, lab=lab, store=Store(tmp_path / "a"), max_batch=4)
     large = evaluate(plans, BLOCKS, lab=lab, store=Store(tmp_path / "b"), max_batch=64)
     assert sorted(Store(tmp_path / "a").keys()) == sorted(Store(tmp_path / "b").keys())
@@ -361,6 +366,7 @@ def test_costs_follow_the_requests_made(tmp_path: Path) -> None:
         (plan_of("H10", length=6), BLOCKS, None, 64, "at most the 5"),
         (plan_of("H10"), (), None, 64, "at least one"),
         (plan_of("H10"), (BLOCKS[0], BLOCKS[0]), None, 64, "of which 1 differ"),
+        (plan_of("H10"), (SeedBlock(0, 0, 1),), None, 64, "at least 2 sequences"),
         (plan_of("H10"), BLOCKS, None, 3, "at least the size of a seed block, 4"),
         (plan_of("H10"), BLOCKS, Prompts.of([[0] * 5]), 64, "must be shorter"),
         (plan_of("H10"), BLOCKS, Prompts.of([[3]]), 64, "mask"),
