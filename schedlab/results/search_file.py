@@ -22,7 +22,17 @@ SEARCH_FORMAT = "schedlab.search"
 SEARCH_VERSION = 1
 
 Family = Literal["handmade", "exhaustive", "additive", "optuna"]
-Why = Literal["best", "knee", "budget", "front", "all_heavy", "all_light", "worst"]
+Why = Literal[
+    "best",
+    "knee",
+    "budget",
+    "front",
+    "all_heavy",
+    "all_light",
+    "exhaustive_best",
+    "worst",
+    "additive",
+]
 Score = Literal["loss_gap", "path_kl"]
 
 
@@ -44,6 +54,7 @@ class SearchSetting(Record):
     precision: str
     temperature: float
     top_p: float
+    prefix_length: Annotated[int, Field(description="tokens of held-out text given")] = 0
     entropy_band: Annotated[
         tuple[float, float], Field(description="nats per sample; outside, a plan is not picked")
     ]

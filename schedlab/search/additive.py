@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from schedlab.errors import InputError
 from schedlab.plan import ModelSchedule, segment_bounds
+from schedlab.results.importance_file import ImportanceFile
+from schedlab.results.search_file import Score
 from schedlab.search.space import Assignment
 
 FloatArray = NDArray[np.float64]
@@ -38,7 +40,7 @@ class StepCosts:
 
     heavy: str
     lights: Mapping[str, tuple[float, ...]]
-    score: str
+    score: Score
     states: str = "forward"
 
     def __post_init__(self) -> None:
@@ -70,6 +72,56 @@ class StepCosts:
     def of_segments(self, role: str, num_segments: int) -> FloatArray:
         """Cost of `role` in every segment, shape (S,)."""
         return np.add.reduceat(self.of(role), segment_bounds(num_segments, self.num_steps)[:-1])
+
+
+def step_costs(
+    importance: ImportanceFile,
+    *,
+    heavy: str,
+    num_steps: int,
+    lights: Sequence[str],
+    prefix: bool = False,
+) -> list[StepCosts]:
+    """Tables of an analysis: the excess NELBO, then the path KL, exact states first.
+
+    Args:
+        importance: what an analysis found.
+        heavy: the role that schedules start from.
+        num_steps: T of the schedules.
+        lights: roles wanted; those that were not analyzed are left out.
+        prefix: take the scores given a prefix, where the analysis has them.
+
+    Raises:
+        InputError: the analysis is for another number of steps or another heavy role.
+    """
+    setting = importance.setting
+    if setting.heavy != heavy:
+        raise InputError(
+            f"the analysis compares with heavy role {setting.heavy!r}, the plans have {heavy!r};"
+            " analyze again"
+        )
+    prefix = prefix and any(scores.prefix for scores in importance.step_scores)
+    found = [
+        scores
+        for scores in importance.step_scores
+        if scores.light in lights and scores.prefix == prefix
+    ]
+    if wrong := [scores.num_steps for scores in found if scores.num_steps != num_steps]:
+        raise InputError(
+            f"the analysis is for {wrong[0]} steps, the plans have {num_steps}; analyze again"
+        )
+    tables = []
+    wanted: list[tuple[Score, str]] = [
+        ("loss_gap", "forward"),
+        ("path_kl", "heavy_sampler"),
+        ("path_kl", "forward"),
+    ]
+    for score, states in wanted:
+        costs = {s.light: getattr(s, score) for s in found if s.states == states}
+        if costs:
+            by_role = {role: tuple(costs[role]) for role in lights if role in costs}
+            tables.append(StepCosts(heavy, by_role, score, states))
+    return tables
 
 
 def additive_score(costs: StepCosts, schedule: ModelSchedule) -> float:

@@ -9,18 +9,14 @@ from hypothesis import strategies as st
 
 from schedlab.errors import InputError
 from schedlab.plan import ModelSchedule
+from schedlab.results.importance_file import ImportanceFile, ImportanceSetting, StepScores
 from schedlab.search.additive import (
     StepCosts,
     additive_score,
     cheapest_schedule,
     sorted_assignment,
     sorted_schedule,
-)
-from schedlab.search.exhaustive import (
-    Proposals,
-    additive_assignments,
-    additive_schedules,
-    exhaustive_schedules,
+    step_costs,
 )
 from schedlab.search.space import assignments
 
@@ -154,23 +150,67 @@ def test_tables_that_do_not_make_sense_are_refused(lights: dict, message: str) -
         StepCosts(heavy="H", lights=lights, score="loss_gap")
 
 
-def test_the_additive_front_spans_every_budget() -> None:
-    kl = StepCosts(heavy="H", lights={"L": (0.0, 0.1, 0.3, 0.3, 0.2, 0.1)}, score="path_kl")
-    found = additive_assignments([COSTS, kl], "L", 6)
-    assert {a.count("L") for a in found} == set(range(7))
-    assert len(found) == len(set(found)) <= 14
-    schedules = additive_schedules([COSTS, kl], "L", 3, light_steps=[1])
-    assert ModelSchedule.parse("H1 L1 H4") in schedules  # the single best step by loss gap
-    assert ModelSchedule.parse("L1 H5") in schedules  # and by path KL
+def analysis(num_steps: int = 2, *, prefix: bool = False) -> ImportanceFile:
+    """An importance file with the scores of L and M."""
+    flat = [0.0] * num_steps
 
+    def scores(light: str, states: str, value: float) -> StepScores:
+        forward = states == "forward"
+        return StepScores(
+            heavy="H",
+            light=light,
+            states=states,
+            prefix=prefix,
+            num_steps=num_steps,
+            loss_gap=[value] * num_steps if forward else None,
+            loss_gap_low=flat if forward else None,
+            loss_gap_high=flat if forward else None,
+            path_kl=[value + (2 if forward else 1)] * num_steps,
+            path_kl_low=flat,
+            path_kl_high=flat,
+        )
 
-def test_a_schedule_proposed_twice_is_kept_once_with_both_labels() -> None:
-    proposals = Proposals()
-    proposals.add("handmade", [ModelSchedule.parse("H6"), ModelSchedule.parse("L6")], ["a", "b"])
-    proposals.add(
-        "exhaustive", exhaustive_schedules(6, 2, heavy="H", lights=["L"], num_light=None)
+    setting = ImportanceSetting(
+        num_sequences=4, length=8, prefix_length=0, seed=0, precision="float64",
+        corpus_fingerprint="", heavy="H", heavy_b=None, lights=["L", "M"], levels=2,
+        bootstrap_resamples=100, states=["forward", "heavy_sampler"],
+    )  # fmt: skip
+    return ImportanceFile(
+        setting=setting,
+        curves=[],
+        step_scores=[
+            scores("L", "forward", 0.1),
+            scores("L", "heavy_sampler", 0.1),
+            scores("M", "forward", 0.05),
+            scores("M", "heavy_sampler", 0.05),
+        ],
+        nelbo={},
+        significance=[],
+        propagation=[],
     )
-    assert [str(schedule) for schedule in proposals] == ["H6", "L6", "L3 H3", "H3 L3"]
-    assert proposals.families[ModelSchedule.parse("L6")] == ["handmade", "exhaustive"]
-    assert proposals.names == {ModelSchedule.parse("H6"): "a", ModelSchedule.parse("L6"): "b"}
-    assert len(proposals.of("handmade")) == 2
+
+
+def test_tables_of_an_analysis_come_in_a_fixed_order_with_exact_states_first() -> None:
+    tables = step_costs(analysis(), heavy="H", num_steps=2, lights=["L", "M"])
+    assert [(table.score, table.states) for table in tables] == [
+        ("loss_gap", "forward"),
+        ("path_kl", "heavy_sampler"),
+        ("path_kl", "forward"),
+    ]
+    assert [table.lights["L"][0] for table in tables] == pytest.approx([0.1, 1.1, 2.1])
+    assert list(tables[0].lights) == ["L", "M"]
+
+
+def test_given_a_prefix_the_scores_given_a_prefix_are_taken() -> None:
+    for analyzed in (False, True):
+        found = step_costs(
+            analysis(prefix=analyzed), heavy="H", num_steps=2, lights=["L"], prefix=True
+        )
+        assert len(found) == 3
+
+
+def test_an_analysis_of_other_steps_or_another_heavy_is_refused() -> None:
+    with pytest.raises(InputError, match="for 2 steps, the plans have 3; analyze again"):
+        step_costs(analysis(), heavy="H", num_steps=3, lights=["L"])
+    with pytest.raises(InputError, match="heavy role 'H', the plans have 'M'"):
+        step_costs(analysis(), heavy="M", num_steps=2, lights=["L"])

@@ -1,0 +1,319 @@
+"""Jobs: one TOML file that says what to analyze and search, with what, and where to put it.
+
+    [job]       name, seed
+    [lab]       denoisers by role, scorer, tokenizer, precision, device
+    [corpus]    source of held-out text
+    [plan]      what all plans share: length, steps, decoding, heavy and light role
+    [analyze]   step importance
+    [search]    which schedules, how many sequences, how long
+    [output]    run folder, which plan to export
+
+Unknown keys are refused with the nearest known one. Paths are relative to the job file. Loading
+a job loads no torch and touches no model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schedlab.errors import InputError
+from schedlab.files import Record, read_toml, validate
+from schedlab.plan import Decoding, ModelSchedule, Plan
+from schedlab.plan.importance_config import ImportanceConfig
+from schedlab.plan.lab_config import LabConfig
+from schedlab.plan.model_schedule import MAX_STEPS
+from schedlab.plan.plan import MAX_LENGTH, Role
+from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+# Sequences are addressed by (seed, index): what must be independent gets seeds apart.
+FRESH_SEED_OFFSET = 1_000_003
+ANALYSIS_SEED_OFFSET = 2_000_003
+MAX_SEED = 2**62
+
+
+class JobConfig(Record):
+    """The `[job]` table: a name for people, and the seed of everything random."""
+
+    name: Name = "job"
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+
+
+class CorpusConfig(Record):
+    """The `[corpus]` table.
+
+    Args:
+        source: `embedded`, a .txt or .jsonl file (also .gz), or `hf:name[:config]:split:field`.
+        split: which split the held-out text comes from; the bundled models never saw `test`.
+    """
+
+    source: Annotated[str, Field(min_length=1, max_length=4096)] = "embedded"
+    split: Literal["valid", "test"] = "test"
+
+
+class PlanConfig(Record):
+    """The `[plan]` table: what all plans of the job share.
+
+    Args:
+        length: positions L of a sequence.
+        num_steps: denoising steps T.
+        heavy: role of the denoiser that is never worse.
+        light: role that replaces it in hand-made, exhaustive and additive schedules.
+        temperature, top_p: of the draws in sampling; the analysis is always at 1 and 1.
+    """
+
+    length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 64
+    num_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
+    heavy: Role = "H"
+    light: Role = "L"
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def plan(self, schedule: ModelSchedule) -> Plan:
+        """The plan with this model schedule."""
+        decoding = Decoding(temperature=self.temperature, top_p=self.top_p)
+        return Plan(length=self.length, model_schedule=schedule, decoding=decoding)
+
+
+class AnalyzeConfig(Record):
+    """The `[analyze]` table; see `ImportanceConfig` for what is not explained here.
+
+    Args:
+        num_windows: held-out pieces of text, one per document while there are enough.
+        lights: roles compared with heavy; all denoisers but heavy and `heavy_b` by default.
+        heavy_b: an independently trained second heavy denoiser; `Hb` by default where it exists.
+    """
+
+    num_windows: Annotated[int, Field(ge=2)] = 128
+    levels: Count | None = None
+    lights: list[Role] | None = None
+    heavy_b: Role | None = None
+    states: list[Literal["forward", "heavy_sampler"]] = ["forward", "heavy_sampler"]
+    prefix_length: Natural = 0
+    sampled_sequences: Annotated[int, Field(ge=2)] = 32
+    propagation_sequences: Natural = 16
+    bootstrap_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
+    max_batch_tokens: Count = 4_096
+    head_budget_bytes: Annotated[int, Field(ge=1 << 16)] = 256 << 20
+
+
+class SearchConfig(Record):
+    """The `[search]` table.
+
+    Args:
+        num_segments: equal segments S that assignments are made of.
+        handmade: the seven hand-made schedules.
+        additive: for every number of light segments the best assignment by loss gap and by path
+            KL; needs the analysis.
+        additive_steps: numbers of light steps for which the steps are sorted one by one as well;
+            by default as many as `num_light` segments have.
+        exhaustive: all assignments with `num_light` light segments.
+        num_light: k, or `all` for any number (2^S plans).
+        trials: Optuna proposals, over `roles`; 0 for none.
+        roles: what a proposal may use; heavy and light by default.
+        max_cost: proposals above this share of all-heavy's FLOPs are never run.
+        sampler: Optuna's; `auto` is the Gaussian process up to 300 trials and 40 segments.
+        num_sequences: per plan.
+        fresh_sequences: per plan measured again on fresh seeds; `num_sequences` by default.
+        block_size: sequences of a stored evaluation.
+        max_batch: sequences of a batch; changes time and memory only.
+        prefix_length: tokens of held-out text given at the start of every sequence.
+        entropy_nats, entropy_standard_errors: half width of the entropy band around all-heavy is
+            the larger of the two.
+        max_plans: refuse an exhaustive set beyond this.
+    """
+
+    num_segments: Count = 10
+    handmade: bool = True
+    additive: bool = True
+    additive_steps: list[Natural] | None = None
+    exhaustive: bool = True
+    num_light: Natural | Literal["all"] = 4
+    trials: Natural = 0
+    roles: list[Role] | None = None
+    max_cost: Share | None = None
+    sampler: Literal["auto", "gp", "tpe"] = "auto"
+    num_sequences: Count = 64
+    fresh_sequences: Count | None = None
+    block_size: Count = BLOCK_SIZE
+    max_batch: Count = 64
+    prefix_length: Natural = 0
+    entropy_nats: Annotated[float, Field(ge=0)] = 0.1
+    entropy_standard_errors: Annotated[float, Field(ge=0)] = 3.0
+    max_plans: Count = 20_000
+
+
+class OutputConfig(Record):
+    """The `[output]` table.
+
+    Args:
+        folder: run folder; the command line may name another.
+        pick: plan to export: `best`, `knee` or `budget=0.25` (the best that saves that share).
+        samples: texts to write from the exported plan.
+    """
+
+    folder: Annotated[str, Field(min_length=1, max_length=4096)] = "run"
+    pick: Annotated[str, Field(pattern=r"^(best|knee|budget=(0?\.\d+|0|1|1\.0*))$")] = "knee"
+    samples: Natural = 8
+
+
+class Job(Record):
+    """A whole job file."""
+
+    lab: LabConfig
+    job: JobConfig = JobConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    plan: PlanConfig = PlanConfig()
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    search: SearchConfig = SearchConfig()
+    output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        plan, search = self.plan, self.search
+        if plan.heavy == plan.light:
+            raise InputError(f"plan.heavy and plan.light must differ, both are {plan.heavy!r}")
+        for where, role in self._roles():
+            if role not in self.lab.denoisers:
+                raise InputError(
+                    f"{where}: role {role!r} has no denoiser; lab.denoisers has"
+                    f" {sorted(self.lab.denoisers)}"
+                )
+        if search.num_segments > plan.num_steps:
+            raise InputError(
+                f"search.num_segments must not exceed the {plan.num_steps} steps,"
+                f" got {search.num_segments}"
+            )
+        if search.num_light != "all" and search.num_light > search.num_segments:
+            raise InputError(
+                f"search.num_light must not exceed the {search.num_segments} segments,"
+                f" got {search.num_light}"
+            )
+        if max(search.additive_steps or [0]) > plan.num_steps:
+            raise InputError(
+                f"search.additive_steps must not exceed the {plan.num_steps} steps,"
+                f" got {search.additive_steps}"
+            )
+        for where, prefix_length in (
+            ("analyze", self.analyze.prefix_length),
+            ("search", search.prefix_length),
+        ):
+            if prefix_length >= plan.length:
+                raise InputError(
+                    f"{where}.prefix_length must be below the length {plan.length},"
+                    f" got {prefix_length}"
+                )
+        self.blocks()
+        self.fresh_blocks()
+        self.importance_config()
+        return self
+
+    def _roles(self) -> list[tuple[str, Role]]:
+        named = [("plan.heavy", self.plan.heavy), ("plan.light", self.plan.light)]
+        named += [("search.roles", role) for role in self.search.roles or []]
+        named += [("analyze.lights", role) for role in self.analyze.lights or []]
+        named += [("analyze.heavy_b", self.analyze.heavy_b)] if self.analyze.heavy_b else []
+        return named
+
+    @property
+    def search_roles(self) -> tuple[Role, ...]:
+        """Roles that a proposal of the Bayesian search may use, heavy first."""
+        wanted = self.search.roles or [self.plan.light]
+        return tuple(dict.fromkeys([self.plan.heavy, *wanted]))
+
+    @property
+    def fresh_seed(self) -> int:
+        """Seed of the sequences that no choice depends on."""
+        return self.job.seed + FRESH_SEED_OFFSET
+
+    def blocks(self) -> tuple[SeedBlock, ...]:
+        """The sequences of the search."""
+        return seed_blocks(self.job.seed, self.search.num_sequences, self.search.block_size)
+
+    def fresh_blocks(self) -> tuple[SeedBlock, ...]:
+        """The sequences on which plans are measured again."""
+        number = self.search.fresh_sequences or self.search.num_sequences
+        return seed_blocks(self.fresh_seed, number, self.search.block_size)
+
+    def importance_config(self) -> ImportanceConfig:
+        """What the analysis is asked to do."""
+        table, heavy = self.analyze, self.plan.heavy
+        heavy_b = table.heavy_b or ("Hb" if "Hb" in self.lab.denoisers else None)
+        heavy_b = None if heavy_b == heavy or heavy_b in (table.lights or []) else heavy_b
+        others = [role for role in self.lab.denoisers if role not in (heavy, heavy_b)]
+        shared = set(AnalyzeConfig.model_fields) & set(ImportanceConfig.model_fields)
+        return ImportanceConfig(
+            **{name: getattr(table, name) for name in shared - {"lights", "heavy_b"}},
+            num_steps=self.plan.num_steps,
+            heavy=heavy,
+            heavy_b=heavy_b,
+            lights=table.lights or others,
+            propagation_segments=min(self.search.num_segments, self.plan.num_steps),
+            seed=self.job.seed + ANALYSIS_SEED_OFFSET,
+        )
+
+
+def load_job(path: str | os.PathLike[str]) -> Job:
+    """Read a job file.
+
+    Raises:
+        InputError: missing, not TOML, an unknown or missing key, a value that makes no sense.
+    """
+    file = Path(path)
+    job = validate(Job, read_toml(file), where=str(path))
+    return _with_absolute_paths(job, file.resolve().parent)
+
+
+def parse_job(data: dict[str, Any], *, where: str = "job") -> Job:
+    """A job from parsed data; relative paths stay as they are."""
+    return validate(Job, data, where=where)
+
+
+def dump_job(job: Job) -> str:
+    """The job as TOML: `load_job` of it gives the same job."""
+    lines = []
+    for table, values in job.model_dump(mode="json", exclude_none=True).items():
+        lines.append(f"[{table}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{_toml(key)} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {inner} }}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    # JSON's spelling is TOML's, except that TOML wants DEL escaped and knows no surrogate pairs.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _with_absolute_paths(job: Job, folder: Path) -> Job:
+    def place(location: str) -> str:
+        is_name = location in ("bundled", "embedded") or location.startswith(("bundled:", "hf:"))
+        return location if is_name else str(folder / location)
+
+    lab = job.lab.model_copy(
+        update={
+            "denoisers": {role: place(where) for role, where in job.lab.denoisers.items()},
+            "scorer": place(job.lab.scorer),
+            "tokenizer": place(job.lab.tokenizer),
+        }
+    )
+    return job.model_copy(
+        update={
+            "lab": lab,
+            "corpus": job.corpus.model_copy(update={"source": place(job.corpus.source)}),
+            "output": job.output.model_copy(update={"folder": place(job.output.folder)}),
+        }
+    )
