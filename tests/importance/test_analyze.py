@@ -123,8 +123,11 @@ def test_many_windows_approach_the_exact_nelbo():
         truth = exact.per_step(f"cross_entropy/{role}").sum()
         assert estimate.value == pytest.approx(truth, rel=0.03)
         assert estimate.high - estimate.low < 0.1 * truth
-    # Perturbed more strongly than heavy, and proven so; the second heavy one sets the floor.
-    assert all(test.significant for test in found.significance)
+    gaps = {(test.light, test.metric): test for test in found.significance}
+    assert all(test.significant for test in gaps.values())
+    assert gaps["L", "loss_gap"].mean_gap.value > gaps["M", "loss_gap"].mean_gap.value > 0
+    # Closer to heavy than the second heavy one is: as significant, with the other sign.
+    assert gaps["M", "relative_kl"].mean_gap.high < 0 < gaps["L", "relative_kl"].mean_gap.low
     assert not found.propagation
     assert found.setting.sampled_sequences == 0
 
