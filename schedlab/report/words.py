@@ -151,7 +151,7 @@ def _decimals(estimate: Estimate) -> int:
     if scale <= 0:
         return 1
     magnitude = math.floor(math.log10(scale))
-    digits = 2 if scale / 10**magnitude < 3.55 else 1
+    digits = 2 if half_width > 0 and scale / 10**magnitude < 3.55 else 1
     return _keep_from_zero((estimate.low, estimate.high), max(0, digits - 1 - magnitude))
 
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ HOSTILE = (
     "",
     "$x$ *bold* _it_ @ref <label> `raw` \\ // comment /* c */ [x](http://example.org)",
 )
+
+
+@dataclass(frozen=True)
+class Built:
+    """A built report, and the files that it was built from."""
+
+    html: str
+    pdf: bytes
+    importance: ImportanceFile
+    search: SearchFile
 
 
 def estimate(value: float, half: float, n: int) -> Estimate:

@@ -1,0 +1,180 @@
+"""Export a picked plan of a search as a plan file (no torch, no models).
+
+Only plans that were measured again on fresh seeds are exported, and only those fresh figures go
+into the file: the search's own value of a plan that was chosen by it is too good.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+import schedlab
+from schedlab.errors import InputError
+from schedlab.files import sha256_file
+from schedlab.plan import Decoding, DenoiserRef, MeasuredValue, ModelSchedule, Plan, PlanFile
+from schedlab.results import Estimate
+from schedlab.results.environment_file import EnvironmentFile
+from schedlab.results.search_file import FreshRow, SearchFile, SearchRow
+from schedlab.search.front import Candidates, pick_budget
+
+SEARCH = "search.json"
+ENVIRONMENT = "environment.json"
+PICKS = ("best", "knee")
+_BUDGET = re.compile(r"budget=([0-9]+\.?[0-9]*|\.[0-9]+)")
+
+
+def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
+    """The plan file of a pick of a finished search.
+
+    Args:
+        run_dir: run folder with `search.json` and `environment.json`.
+        pick: `best` (lowest Gen-PPL that saves something), `knee` (of the Pareto front), or
+            `budget=0.25`: the lowest fresh-seed Gen-PPL among the re-measured plans within the
+            entropy band that save at least that share of all-heavy's FLOPs, head included.
+
+    Raises:
+        InputError: an unknown pick, none that fits, or a run folder that does not fit together.
+    """
+    folder = Path(run_dir)
+    search = SearchFile.read(folder / SEARCH)
+    environment = EnvironmentFile.read(folder / ENVIRONMENT)
+    if environment.precision != search.setting.precision:
+        raise InputError(
+            f"{ENVIRONMENT} says precision {environment.precision}, {SEARCH} was measured in"
+            f" {search.setting.precision[:20]!r}; keep runs of different precisions apart"
+        )
+    row, fresh = _picked(search, pick)
+    plan = _plan(search, row)
+    setting = search.setting
+    scorer = environment.scorer
+    return PlanFile(
+        plan=plan,
+        digest=plan.digest,
+        denoisers=_denoisers(environment, plan.model_schedule),
+        tokenizer=environment.tokenizer,
+        precision=environment.precision,
+        measured=_measured(fresh, search),
+        provenance={
+            "schedlab": schedlab.__version__,
+            "measured_with_schedlab": environment.schedlab,
+            "pick": pick,
+            "families": list(row.families),
+            "plans_evaluated": len(search.rows),
+            "search_seed": setting.seed,
+            "search_sequences": setting.num_sequences,
+            "fresh_seed": setting.fresh_seed,
+            "fresh_sequences": setting.fresh_sequences,
+            "scorer": setting.scorer,
+            "scorer_sha256": scorer.sha256 if scorer is not None else "",
+            "corpus_fingerprint": setting.corpus_fingerprint,
+            "device": environment.device,
+            "platform": environment.platform,
+            "packages": [f"{name} {version}" for name, version in environment.packages.items()],
+            "saved_blocks_as_published": row.cost.nominal_saved_blocks,
+            "saved_blocks": row.cost.saved_blocks,
+            "saved_total": row.cost.saved_total,
+            "search_file_sha256": sha256_file(folder / SEARCH),
+        },
+    )
+
+
+def _picked(search: SearchFile, pick: str) -> tuple[SearchRow, FreshRow]:
+    """The row of a pick and its measurement on fresh seeds."""
+    digest = search.picks.get(pick)
+    if digest is None:
+        budget = _BUDGET.fullmatch(pick)
+        if budget is not None:
+            digest = _within_budget(search, float(budget[1])).digest
+        elif pick in PICKS:
+            raise InputError(
+                f"pick {pick!r}: this search found no plan within the entropy band that saves"
+                " anything; search more schedules"
+            )
+        else:
+            raise InputError(
+                f"pick must be 'best', 'knee' or 'budget=SHARE', got {pick[:40]!r}; a share of"
+                " 0.25 asks for a quarter of the FLOPs to be saved"
+            )
+    fresh = search.fresh_row(digest)
+    if fresh is None:
+        raise InputError(
+            f"pick {pick!r} was not measured on fresh seeds; resume the search to measure it"
+        )
+    return search.row(digest), fresh
+
+
+def _within_budget(search: SearchFile, saving: float) -> FreshRow:
+    """The best plan on fresh seeds that saves at least `saving`, a share of all-heavy's FLOPs."""
+    if not 0 <= saving <= 1:
+        raise InputError(f"a budget is a share between 0 and 1, got {saving}")
+    candidates = Candidates(
+        log_ppl=np.array([row.estimates["log_gen_ppl"].value for row in search.fresh]),
+        saved=np.array([search.row(row.digest).cost.saved_total for row in search.fresh]),
+        in_band=np.array([row.in_entropy_band for row in search.fresh]),
+    )
+    index = pick_budget(candidates, saving)
+    if index is None:
+        most = max((float(s) for s in candidates.saved[candidates.allowed]), default=0.0)
+        raise InputError(
+            f"no re-measured plan within the entropy band saves {saving:.3g} of the FLOPs; the"
+            f" most is {most:.3g}"
+        )
+    return search.fresh[index]
+
+
+def _plan(search: SearchFile, row: SearchRow) -> Plan:
+    """The row's plan, proven by its digest to be the one that was measured."""
+    setting = search.setting
+    plan = Plan(
+        length=setting.length,
+        model_schedule=row.schedule,
+        decoding=Decoding(temperature=setting.temperature, top_p=setting.top_p),
+    )
+    if plan.digest != row.digest:
+        raise InputError(
+            f"the plan {row.schedule} rebuilt from {SEARCH} has the digest {plan.digest[:12]}, the"
+            f" search measured {row.digest[:12]}; the file was edited or made by another version:"
+            " search again"
+        )
+    return plan
+
+
+def _denoisers(environment: EnvironmentFile, schedule: ModelSchedule) -> dict[str, DenoiserRef]:
+    missing = [role for role in schedule.roles if role not in environment.denoisers]
+    if missing:
+        raise InputError(
+            f"{ENVIRONMENT} names no denoiser for role {missing[0]!r} of {schedule}; it has"
+            f" {sorted(environment.denoisers)}"
+        )
+    return {role: environment.denoisers[role] for role in schedule.roles}
+
+
+def _measured(fresh: FreshRow, search: SearchFile) -> dict[str, MeasuredValue]:
+    """All estimates on fresh seeds, and the paired difference to all-heavy."""
+    setting = search.setting
+    notes = {"gen_ppl": f"scorer {setting.scorer}", "log_gen_ppl": f"scorer {setting.scorer}"}
+    measured = {
+        name: _value(estimate, setting.fresh_seed, notes.get(name, ""))
+        for name, estimate in fresh.estimates.items()
+        if estimate.n > 0
+    }
+    return measured | {
+        "log_gen_ppl_minus_all_heavy": _value(
+            fresh.paired_log_ppl, setting.fresh_seed, "paired: the same random numbers"
+        )
+    }
+
+
+def _value(estimate: Estimate, seed: int, note: str) -> MeasuredValue:
+    return MeasuredValue(
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        n=max(1, estimate.n),
+        seeds=[seed],
+        note=note,
+    )

@@ -1,0 +1,171 @@
+"""Run a plan file: load what it names, refuse anything that is not what was measured, sample.
+
+The reference player of exported plans. A denoiser or tokeniser whose fingerprint differs from the
+plan file's is an error, never a warning: the measured figures would be another model's.
+
+Legend: B sequences, L positions, P prefix positions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from schedlab.denoisers import checkpoint
+from schedlab.denoisers.base import Denoiser
+from schedlab.errors import InputError
+from schedlab.plan import Plan, PlanFile
+from schedlab.processes import MaskedProcess
+from schedlab.results import SeedBlock
+from schedlab.sampling.noise import SequenceIds
+from schedlab.sampling.sampler import sample
+from schedlab.text.tokenizer import Tokenizer
+
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Player:
+    """A loaded plan, ready to sample.
+
+    Args:
+        plan: what to run.
+        denoisers: by role, as many as the plan names.
+        process: the noising process over their vocabulary.
+        tokenizer: between tokens and text.
+        device: where the denoisers are.
+    """
+
+    plan: Plan
+    denoisers: Mapping[str, Denoiser]
+    process: MaskedProcess
+    tokenizer: Tokenizer
+    device: str = "cpu"
+
+    def tokens(self, n: int, *, prompt: str = "", seed: int = 0) -> torch.Tensor:
+        """Final tokens of `n` sequences, int64 (n, L) on the CPU, prompt included.
+
+        Sequence j of a seed is the same whatever `n` and the batch size are.
+
+        Raises:
+            InputError: `n` below 1, a seed out of range, or a prompt that fills the sequence.
+        """
+        if n < 1:
+            raise InputError(f"number of samples must be >= 1, got {n}")
+        prefix = self._prefix(prompt)
+        batches = []
+        for first in range(0, n, MAX_BATCH):
+            block = SeedBlock(seed, first, min(MAX_BATCH, n - first))
+            ids = SequenceIds.of([block], device=self.device)
+            prefix_BP = None if prefix is None else prefix.expand(block.size, -1)
+            batches.append(sample(self.plan, self.denoisers, self.process, ids, prefix_BP).z_BL)
+        return torch.cat(batches).cpu()
+
+    def texts(self, n: int, *, prompt: str = "", seed: int = 0) -> list[str]:
+        """`tokens` as text, prompt included; a document's end is a blank line."""
+        return [
+            self.tokenizer.decode(row) for row in self.tokens(n, prompt=prompt, seed=seed).tolist()
+        ]
+
+    def _prefix(self, prompt: str) -> torch.Tensor | None:
+        """The prompt's tokens, int64 (1, P); None without a prompt."""
+        if not prompt:
+            return None
+        ids = self.tokenizer.encode(prompt)
+        if len(ids) >= self.plan.length:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens and the plan's sequences {self.plan.length}, so"
+                " nothing is left to generate; shorten the prompt"
+            )
+        return torch.tensor([ids], device=self.device)
+
+
+def load_plan(plan_file: PlanFile | str | os.PathLike[str], *, device: str = "auto") -> Player:
+    """Load the denoisers and the tokeniser of a plan file and check them against it.
+
+    Args:
+        plan_file: the plan file or its path. Locations in it that are relative paths are looked up
+            beside the file first, then from the working directory.
+        device: `auto` (CUDA where there is one), `cpu` or `cuda`.
+
+    Raises:
+        InputError: something is missing or damaged, or is not what the plan was measured with.
+    """
+    if isinstance(plan_file, PlanFile):
+        file, folder = plan_file, Path()
+    else:
+        file, folder = PlanFile.read(plan_file), Path(plan_file).parent
+    place = _device(device)
+    tokenizer = Tokenizer.load(_find(file.tokenizer.location, folder))
+    _check("the tokeniser", file.tokenizer.location, file.tokenizer.sha256, tokenizer.fingerprint)
+    denoisers: dict[str, Denoiser] = {}
+    for role, ref in file.denoisers.items():
+        model = checkpoint.load(
+            _find(ref.location, folder), device=place, precision=file.precision
+        )
+        _check(f"denoiser {role}", ref.location, ref.sha256, model.fingerprint)
+        _check_vocabulary(role, model, tokenizer, file.plan.length)
+        denoisers[role] = model
+    process = MaskedProcess(tokenizer.vocab_size, tokenizer.mask_id)
+    return Player(file.plan, denoisers, process, tokenizer, place)
+
+
+def run_plan(
+    plan_file: PlanFile | str | os.PathLike[str],
+    n: int,
+    *,
+    prompt: str = "",
+    seed: int = 0,
+    device: str = "auto",
+) -> list[str]:
+    """Generate `n` texts with a plan file; `load_plan` and `Player.tokens` say what is refused."""
+    return load_plan(plan_file, device=device).texts(n, prompt=prompt, seed=seed)
+
+
+def _find(location: str, folder: Path) -> str:
+    """A location as it stands, or beside the plan file if it is a relative path there."""
+    beside = folder / location
+    is_path = not location.startswith("bundled") and not Path(location).is_absolute()
+    return str(beside) if is_path and beside.exists() else location
+
+
+def _check(what: str, location: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise InputError(
+            f"{what} at {location!r} is not the one this plan was measured with: fingerprint"
+            f" {found[:12]}..., the plan file says {expected[:12]}...; restore it or export again"
+        )
+
+
+def _check_vocabulary(role: str, model: Denoiser, tokenizer: Tokenizer, length: int) -> None:
+    spec = model.spec
+    for field in ("vocab_size", "mask_id"):
+        if getattr(spec, field) != getattr(tokenizer, field):
+            raise InputError(
+                f"{field} must be the same for denoiser {role} and the tokeniser, got"
+                f" {getattr(spec, field)} and {getattr(tokenizer, field)}"
+            )
+    if spec.prediction != "posterior":
+        raise InputError(
+            f"the masked process needs denoisers that predict the posterior, got"
+            f" {spec.prediction!r} for denoiser {role}"
+        )
+    if length > spec.max_length:
+        raise InputError(
+            f"the plan's length {length} is more than the {spec.max_length} tokens that denoiser"
+            f" {role} was made for"
+        )
+
+
+def _device(name: str) -> str:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device must be 'auto', 'cpu' or 'cuda', got {name[:40]!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' is not available here; use 'auto' or 'cpu'")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
