@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
 from schedlab.importance import analyze
 from schedlab.plan import ModelSchedule
@@ -231,3 +232,23 @@ def test_scores_read_a_schedule_as_its_excess_bound(result):
     scores = result.file.scores("L", states="heavy_sampler").path_kl
     cost = sum(score for score, role in zip(scores, schedule.steps, strict=True) if role == "L")
     assert 0 < cost < sum(scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_networks_of_every_precision_are_compared(dtype):
+    """The same weights in H and L: exactly no gap; other weights in Hb: some."""
+    networks = {}
+    for role, seed in (("H", 0), ("L", 0), ("Hb", 1)):
+        config = TransformerConfig(
+            vocab_size=12, mask_id=11, num_blocks=2, hidden_size=16, num_heads=2, max_length=8
+        )
+        network = Transformer(config)
+        network.init_weights(torch.Generator().manual_seed(seed))
+        networks[role] = network.to(dtype).eval()
+    lab = ToyLab(networks, MaskedProcess(12, 11), precision=str(dtype).removeprefix("torch."))
+    text = ToyWindows(np.random.default_rng(0).integers(0, 11, size=(6, 8)))
+    found = analyze(lab, text, config_of(lights=["L"], prefix_length=3, sampled_sequences=5,
+                                         propagation_sequences=4)).file  # fmt: skip
+    assert found.scores("L").path_kl == found.scores("L").loss_gap == [0.0] * 6
+    assert min(found.curve("kl_heavy_light", "H", "Hb").value) > 0
+    assert found.setting.precision == str(dtype).removeprefix("torch.")
