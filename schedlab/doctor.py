@@ -49,7 +49,7 @@ State = Literal["ok", "note", "failed"]
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: "failed" means that something will not work, "note" that it is worth knowing."""
+    """One finding: "failed" is something that will not work, "note" something worth knowing."""
 
     name: str
     state: State
@@ -89,7 +89,8 @@ def _versions() -> Check:
 def _device() -> Check:
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    detail = f"{', '.join(names) or 'CPU'}; {torch.get_num_threads()} torch threads on {cores} cores"
+    device, threads = ", ".join(names) or "CPU", torch.get_num_threads()
+    detail = f"{device}; {threads} torch threads on {cores} cores"
     return Check("device", "ok", detail)
 
 

@@ -1,0 +1,297 @@
+"""The `schedlab` command: each subcommand is a thin call of one public function.
+
+Results go to standard output (`--json` for machines), logs and progress to standard error. Exit
+codes: 0 done, 1 failed, 2 bad input, 3 partial, 4 over budget, 130 interrupted (the command to go
+on with is printed). Functions are imported inside their command, so that `schedlab validate` and
+`--help` answer without loading torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import signal
+import sys
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from pydantic_core import to_jsonable_python
+from typer.core import TyperGroup
+
+from schedlab import __version__
+from schedlab.errors import SchedlabError
+
+INTERRUPTED = 130
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
+JobFile = Annotated[Path, typer.Argument(help="Job file (TOML).", show_default=False)]
+OutFolder = Annotated[
+    Path | None,
+    typer.Option("--run", "-o", help="Run folder; the job's output.folder by default."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+class _Commands(TyperGroup):
+    """Turns what a user can cause into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command; see the module's exit codes."""
+        try:
+            return super().invoke(ctx)
+        except SchedlabError as error:
+            _complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            go_on = ctx.obj.go_on if ctx.obj else None
+            _complain(f"interrupted; to go on: {go_on}" if go_on else "interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@dataclass
+class _Session:
+    """What handling an interruption needs to know of the running command."""
+
+    go_on: str | None = None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Which denoising steps of a diffusion language model need the large model?",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script."""
+    # A batch system's SIGTERM is an interruption like Ctrl-C: finished work is kept.
+    signal.signal(signal.SIGTERM, _interrupt)
+    app(prog_name="schedlab")
+    raise AssertionError("typer exits by itself")
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal: control and direction characters become U+FFFD.
+
+    Model samples and messages that quote a file are somebody else's text.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(character) in ("Cc", "Cf", "Cs") and character not in "\n\t"
+        else character
+        for character in text
+    )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings only.")] = False,
+) -> None:
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("schedlab").setLevel(level)
+    ctx.obj = _Session()
+
+
+# --------------------------------------------------------------------------------------------
+# The main job
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    job: JobFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write or go on with.")],
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train a denoiser or a scorer; goes on where it stopped."""
+    from schedlab.training import TrainJob
+    from schedlab.training import train as run_training
+
+    _go_on_with(ctx, "train", job, "--out", out)
+    held_out = run_training(TrainJob.read(job), out, device=device)
+    _show(
+        {"model": out, "held_out": held_out},
+        f"{out}: held-out loss {held_out} nats per token",
+        as_json=as_json,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Results
+
+
+@app.command()
+def report(run: RunFolder, as_json: AsJson = False) -> None:
+    """Write report.html and report.pdf of a run folder."""
+    from schedlab.report import build_report
+
+    paths = build_report(run)
+    if paths.problem:
+        logging.getLogger(__name__).warning("no PDF: %s", printable(paths.problem))
+    _show(paths, "\n".join(str(path) for path in (paths.html, paths.pdf) if path), as_json=as_json)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    pick: Annotated[str, typer.Option(help="knee, best, or budget=SHARE saved.")] = "knee",
+    out: Annotated[Path | None, typer.Option(help="Plan file; RUN/plan.json by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a picked schedule as a plan file."""
+    from schedlab.deploy import export as export_plan
+
+    plan_file = export_plan(run, pick)
+    target = out or run / "plan.json"
+    plan_file.write(target)
+    text = f"{target}: {plan_file.plan.model_schedule}"
+    _show({"path": target, "plan_file": plan_file}, text, as_json=as_json)
+
+
+@app.command()
+def sample(
+    plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)],
+    num: Annotated[int, typer.Option("--num", "-n", help="Number of texts.")] = 1,
+    prompt: Annotated[str, typer.Option(help="Beginning of every text.")] = "",
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Generate text with a plan file."""
+    from schedlab.deploy.runtime import run_plan
+
+    texts = run_plan(plan, num, prompt=prompt, seed=seed, device=device)
+    blocks = [f"--- sample {j}\n{printable(text)}" for j, text in enumerate(texts)]
+    _show({"seed": seed, "prompt": prompt, "texts": texts}, "\n".join(blocks), as_json=as_json)
+
+
+# --------------------------------------------------------------------------------------------
+# Looking at things
+
+
+@app.command()
+def validate(
+    file: Annotated[Path | None, typer.Argument(help="Plan file, or job file (.toml).")] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a plan file or a job file; runs nothing."""
+    if schema:
+        from schedlab.plan import plan_schema
+
+        typer.echo(json.dumps(plan_schema(), indent=2))
+        return
+    if file is None:
+        raise typer.BadParameter("name a file, or ask for --schema", param_hint="FILE")
+    if file.suffix == ".toml":
+        from schedlab.job import load_job
+
+        job = load_job(file)
+        _show({"valid": True, "job": job}, f"{file}: a valid job", as_json=as_json)
+        return
+    from schedlab.plan import PlanFile
+
+    plan = PlanFile.read(file).plan
+    _show(
+        {"valid": True, "digest": plan.digest, "plan": plan},
+        f"{file}: a valid plan, {plan.model_schedule}, digest {plan.digest[:12]}",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="Model folder, or bundled:NAME.")],
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
+    as_json: AsJson = False,
+) -> None:
+    """Say what a model is: sizes, mask token, cost, card."""
+    from schedlab.denoisers.describe import describe
+
+    found = describe(model, precision=precision)
+    config = found.config
+    sizes = f"{config.num_blocks} blocks, width {config.hidden_size}, {config.num_heads} heads"
+    rows = [
+        ("model", f"{found.location} ({found.kind})"),
+        ("sizes", sizes),
+        ("weights", f"{found.num_parameters:,} in {found.num_bytes / 1e6:.1f} MB"),
+        ("length", f"at most {config.max_length} tokens"),
+        ("vocabulary", f"{config.vocab_size} tokens, mask token {config.mask_id}"),
+        ("cost", f"{found.block_flops:,} FLOPs in the blocks at that length"),
+        ("", f"{found.head_flops:,} FLOPs in the head per position read"),
+        ("fingerprint", f"{found.fingerprint} ({found.precision})"),
+        *((f"card.{key}", _brief(value)) for key, value in found.card.items() if key != "job"),
+    ]
+    _show(found, _table(rows), as_json=as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: versions, speed, models, disk."""
+    from schedlab.doctor import diagnose
+
+    checks = diagnose()
+    rows = [(f"[{check.state}] {check.name}", check.detail) for check in checks]
+    _show(checks, _table(rows), as_json=as_json)
+    if any(check.state == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+# --------------------------------------------------------------------------------------------
+# Helpers
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _go_on_with(ctx: typer.Context, *words: object) -> None:
+    """Remember the command that goes on after an interruption."""
+    ctx.obj.go_on = shlex.join(["schedlab", *map(str, words)])
+
+
+def _complain(message: str) -> None:
+    """One line on standard error, whatever the message holds."""
+    typer.echo(f"schedlab: {printable(' '.join(message.split()))}", err=True)
+
+
+def _show(result: object, text: str, *, as_json: bool) -> None:
+    """The result on standard output."""
+    if as_json:
+        text = json.dumps(to_jsonable_python(result), indent=2, allow_nan=False)
+    typer.echo(text)
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {printable(detail)}" for name, detail in rows)
+
+
+def _brief(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(to_jsonable_python(value))
