@@ -68,6 +68,7 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
             "search_sequences": setting.num_sequences,
             "fresh_seed": setting.fresh_seed,
             "fresh_sequences": setting.fresh_sequences,
+            "prefix_length": setting.prefix_length,
             "scorer": setting.scorer,
             "scorer_sha256": scorer.sha256 if scorer is not None else "",
             "corpus_fingerprint": setting.corpus_fingerprint,

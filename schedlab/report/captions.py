@@ -42,8 +42,9 @@ def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -
         f"n = {setting.fresh_sequences} sequences per schedule, fresh seed {setting.fresh_seed}"
     )
     counts = f"search: {searched}; re-measured: {again}" if both else again if fresh else searched
+    given = f" (the first {setting.prefix_length} given)" if setting.prefix_length else ""
     return (
-        f"{counts[0].upper() if both else counts[0]}{counts[1:]}; {setting.length} tokens,"
+        f"{counts[0].upper() if both else counts[0]}{counts[1:]}; {setting.length} tokens{given},"
         f" {setting.num_steps} steps, {one_line(setting.precision)}, scorer"
         f" {one_line(setting.scorer)}, temperature {setting.temperature:g},"
         f" top-p {setting.top_p:g}. Intervals: {BOOTSTRAP}."

@@ -113,3 +113,16 @@ def label(row: SearchRow | FreshRow, search: SearchFile) -> str:
     """What to call a plan: its hand-made name if it has one, else its schedule."""
     name = row.name if isinstance(row, SearchRow) else search.row(row.digest).name
     return name.replace("_", " ") if name else str(row.schedule)
+
+
+def all_heavy(file: SearchFile) -> SearchRow | None:
+    """The row that runs heavy at every step."""
+    return next((row for row in file.rows if row.schedule.roles == (file.setting.heavy,)), None)
+
+
+def saved_as_counted(row: SearchRow, heavy: SearchRow) -> float:
+    """Share of all-heavy's FLOPs, head included, that the search's own samples did not need.
+
+    Differs from the expected saving by chance: which steps were idle depends on the seeds.
+    """
+    return 1.0 - row.cost.flops_total / heavy.cost.flops_total

@@ -143,12 +143,14 @@ def _search(run: RunData) -> list[Section]:
             "Quality against cost",
             [
                 Paragraph(
-                    "FLOPs are counted for what was really run: a step that reveals nothing in a"
-                    " sequence needs no forward, and the head runs only where a token is drawn."
-                    " The paper counts transformer blocks only, at every step; tables show both."
+                    "A step that reveals nothing in a sequence needs no forward, and the head runs"
+                    " only where a token is drawn; savings here are those of such a sampler, on"
+                    " average over its idle steps. The paper counts blocks only, with a"
+                    " forward at every step: the cost table shows both, and what was counted."
                 ),
                 front.pareto(run),
                 tables.front(run),
+                tables.costs(run),
                 schedules.remeasured(run),
                 _hypervolume(file),
                 front.additive(run),

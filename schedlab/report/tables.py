@@ -8,7 +8,7 @@ from schedlab.plan import ModelSchedule
 from schedlab.report.captions import importance_facts, search_facts
 from schedlab.report.content import Cell, Column, Strip, Table
 from schedlab.report.figures.schedules import reasons
-from schedlab.report.run_data import RunData, label
+from schedlab.report.run_data import RunData, all_heavy, label, saved_as_counted
 from schedlab.report.style import Roles
 from schedlab.report.words import (
     change,
@@ -30,7 +30,7 @@ QUALITY = (
     ("self_bleu", "self-BLEU"),
     ("agreement", "agreement with heavy"),
 )
-SAVINGS = ("saved: as the paper counts", "saved: blocks made", "saved: with head")
+SAVED = "FLOPs saved, with head"
 LONGEST_TABLE = 1100  # rows; beyond that the page becomes heavy, and search.json has them all
 
 
@@ -106,7 +106,7 @@ def front(run: RunData) -> Table | None:
                 _change(again),
                 _estimate(again, "gen_ppl"),
                 _estimate(again, "entropy"),
-                *_savings(row),
+                share(row.cost.saved_total),
             )
         )
     return Table(
@@ -122,9 +122,52 @@ def front(run: RunData) -> Table | None:
             Column("change, fresh", numeric=True),
             Column("Gen-PPL, fresh", numeric=True),
             Column("entropy, fresh", numeric=True),
-            *(Column(name, numeric=True) for name in SAVINGS),
+            Column(SAVED, numeric=True),
         ),
         rows=tuple(rows),
+    )
+
+
+def costs(run: RunData) -> Table | None:
+    """What the hand-made and the re-measured schedules cost, in every convention."""
+    file = run.search
+    heavy = None if file is None else all_heavy(file)
+    if file is None or heavy is None:
+        return None
+    again = {row.digest for row in file.fresh}
+    rows = [row for row in file.rows if row.digest in again or "handmade" in row.families]
+    return Table(
+        name="costs",
+        title="What the schedules cost",
+        caption="Per sequence. Saved against all heavy: as the paper counts (blocks only, a"
+        " forward at every step); expected when idle steps are skipped, blocks only and with the"
+        " head; counted on the search's own samples. Seconds are wall time shared with other"
+        " schedules of a batch, a rough figure. " + search_facts(file),
+        columns=(
+            Column("schedule"),
+            *(Column(f"forwards of {role}", numeric=True) for role in _forward_roles(rows)),
+            Column("block forwards", numeric=True),
+            Column("FLOPs, with head", numeric=True),
+            Column("seconds", numeric=True),
+            Column("saved: paper", numeric=True),
+            Column("saved: blocks", numeric=True),
+            Column("saved: with head", numeric=True),
+            Column("saved: counted", numeric=True),
+        ),
+        rows=tuple(
+            (
+                schedule_cell(row.schedule, run.roles, label(row, file)),
+                *(_number(row.cost.forwards.get(role, 0.0)) for role in _forward_roles(rows)),
+                _number(row.cost.block_forwards),
+                Cell(flops(row.cost.flops_total), row.cost.flops_total),
+                _number(row.cost.seconds),
+                share(row.cost.nominal_saved_blocks),
+                share(row.cost.saved_blocks),
+                share(row.cost.saved_total),
+                share(saved_as_counted(row, heavy)),
+            )
+            for row in sorted(rows, key=lambda row: row.cost.saved_total)
+        ),
     )
 
 
@@ -193,14 +236,14 @@ def _quality_table(
             Column("schedule"),
             Column("Gen-PPL against all heavy", numeric=True),
             *(Column(words, numeric=True) for _, words in measures),
-            *(Column(words, numeric=True) for words in SAVINGS),
+            Column(SAVED, numeric=True),
         ),
         rows=tuple(
             (
                 schedule_cell(row.schedule, run.roles, label(row, file)),
                 _change(row),
                 *(_estimate(row, measure) for measure, _ in measures),
-                *_savings(row),
+                share(row.cost.saved_total),
             )
             for row in rows
         ),
@@ -220,10 +263,14 @@ def _estimate(row: SearchRow | FreshRow, name: str) -> Cell:
     return estimate(row.estimates[name]) if name in row.estimates else NONE
 
 
-def _savings(row: SearchRow) -> tuple[Cell, Cell, Cell]:
-    cost = row.cost
-    nominal, blocks, total = (
-        Cell(percent(share), share)
-        for share in (cost.nominal_saved_blocks, cost.saved_blocks, cost.saved_total)
-    )
-    return nominal, blocks, total
+def share(value: float) -> Cell:
+    """A share in percent."""
+    return Cell(percent(value), value)
+
+
+def _number(value: float) -> Cell:
+    return Cell(number(value), value)
+
+
+def _forward_roles(rows: Sequence[SearchRow]) -> list[str]:
+    return list(dict.fromkeys(role for row in rows for role in row.cost.forwards))

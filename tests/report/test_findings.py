@@ -13,6 +13,7 @@ from schedlab.report import RunData
 from schedlab.report.content import Finding
 from schedlab.report.findings import findings, importance, search
 from schedlab.report.findings.regions import mean_over
+from schedlab.report.run_data import all_heavy, saved_as_counted
 from schedlab.results import Estimate
 from schedlab.results.importance_file import Curve, ImportanceFile, curve_id
 from schedlab.results.search_file import SearchFile, SegmentInfluence
@@ -185,7 +186,7 @@ def test_segments_that_should_stay_heavy_are_told_by_their_intervals(
     assert found is not None and found.verdict == verdict
 
 
-def test_picks_are_judged_by_their_fresh_values_and_say_all_three_savings(
+def test_picks_are_judged_by_their_fresh_values_and_say_all_savings(
     planted: RunData,
 ) -> None:
     file = planted.search
@@ -197,9 +198,13 @@ def test_picks_are_judged_by_their_fresh_values_and_say_all_three_savings(
     change = np.expm1(fresh.paired_log_ppl.value)
     assert f"Gen-PPL {100 * change:.1f} % higher" in found.text
     assert "on fresh seeds" in found.text
-    for share in (row.cost.nominal_saved_blocks, row.cost.saved_blocks, row.cost.saved_total):
+    heavy = all_heavy(file)
+    assert heavy is not None
+    counted = saved_as_counted(row, heavy)
+    cost = row.cost
+    for share in (cost.nominal_saved_blocks, cost.saved_blocks, cost.saved_total, counted):
         assert f"{100 * share:.1f} %" in found.detail
-    assert "paper's convention" in found.detail
+    assert "as the paper counts" in found.detail
 
 
 def test_the_winners_curse_is_the_difference_of_fresh_and_search_values(

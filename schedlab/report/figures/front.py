@@ -87,9 +87,7 @@ def pareto(run: RunData) -> Figure | None:
         )
         quality.set_ylabel("Gen-PPL (lower is better)")
         entropy.set_ylabel("entropy (nats)")
-        entropy.set_xlabel(
-            "FLOPs saved against all heavy (%), head included, forwards really made"
-        )
+        entropy.set_xlabel("FLOPs saved against all heavy (%), head included, idle steps skipped")
         _legend(quality, bool(fresh))
         svg = to_svg(canvas, "pareto")
     return Figure(
@@ -99,8 +97,8 @@ def pareto(run: RunData) -> Figure | None:
         caption="Every evaluated schedule. Light: dominated; crosses: entropy outside the band,"
         " never picked; black: the front with its intervals; red diamonds, moved to the right by a"
         " hair: the same schedules on fresh seeds, which is what counts. Unigram entropy per"
-        " sample below, since a low Gen-PPL at low entropy is no gain. "
-        + search_facts(file, both=True),
+        " sample below, since a low Gen-PPL at low entropy is no gain. Savings are expected ones"
+        " (which steps are idle is chance). " + search_facts(file, both=True),
         alt="Scatter chart of Gen-PPL against FLOPs saved with the front, and entropy below.",
         origin="extended",
     )
@@ -256,7 +254,11 @@ def _legend(axes: Axes, fresh: bool) -> None:
 
 
 def _correlation_text(item: RankCorrelation) -> str:
-    lines = [f"Spearman {_short(item.spearman)}", f"Kendall {_short(item.kendall)}"]
+    lines = [
+        one_line(f"{item.states.replace('_', ' ')} states", max_length=30),
+        f"Spearman {_short(item.spearman)}",
+        f"Kendall {_short(item.kendall)}",
+    ]
     if item.ceiling_spearman is not None:
         lines.append(f"ceiling {_short(item.ceiling_spearman)}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,14 +18,25 @@ from schedlab.report.figures.axes import (
     strip_axis,
     zero_line,
 )
-from schedlab.report.run_data import RunData, label
+from schedlab.report.run_data import RunData, all_heavy, label
 from schedlab.report.style import BLUE, INK, SAMPLER_STATES, VERMILLION, WIDTH
 from schedlab.report.svg import drawing, to_svg
-from schedlab.report.words import one_line, relative_change
+from schedlab.report.words import one_line, percent, relative_change
 from schedlab.results import Estimate
 from schedlab.results.search_file import SearchFile, SearchRow
 
 EXTREMES = 20
+WHYS = (
+    "best",
+    "knee",
+    "budget",
+    "all_heavy",
+    "all_light",
+    "exhaustive_best",
+    "worst",
+    "front",
+    "additive",
+)
 
 
 def handmade(run: RunData) -> Figure | None:
@@ -70,7 +82,7 @@ def extremes(run: RunData) -> Figure | None:
     file = run.search
     if file is None:
         return None
-    ranked = sorted((row for row in file.rows if "exhaustive" in row.families), key=_ppl)
+    ranked = peers(file)
     if len(ranked) < 4:
         return None
     each = min(EXTREMES, len(ranked) // 2)
@@ -113,7 +125,8 @@ def extremes(run: RunData) -> Figure | None:
         svg = to_svg(canvas, "extremes")
     return Figure(
         name="extremes",
-        title=f"Best and worst {each} of the {len(ranked)} exhaustively searched schedules",
+        title=f"Best and worst {each} of the {len(ranked)} exhaustively searched schedules with"
+        f" {percent(ranked[0].light_share, decimals=0)} light steps",
         svg=svg,
         caption=f"Rows are schedules, cells their {file.setting.num_segments} segments from noise"
         " (left) to text (right), colour the denoiser. Ranked by the search's own Gen-PPL: the top"
@@ -272,11 +285,6 @@ def _used(rows: Sequence, run: RunData) -> list[str]:
     return [role for role in run.roles.order if role in used]
 
 
-def all_heavy(file: SearchFile) -> SearchRow | None:
-    """The row that runs heavy at every step."""
-    return next((row for row in file.rows if row.schedule.roles == (file.setting.heavy,)), None)
-
-
 def _sign(estimate: Estimate) -> int:
     if not estimate.excludes(0):
         return 0
@@ -284,6 +292,21 @@ def _sign(estimate: Estimate) -> int:
 
 
 def reasons(whys: Sequence[str]) -> list[str]:
-    """Reasons in words; being on the front goes without saying where there is another one."""
-    others = [why.replace("_", " ") for why in whys if why != "front"]
-    return others or ["front"]
+    """Why a plan was measured again, the telling reasons first.
+
+    Being on the front or in the additive family goes without saying where there is another reason.
+    """
+    named = [why for why in WHYS if why in whys]
+    telling = [why for why in named if why not in ("front", "additive")]
+    if not whys:
+        return ["dropped: entropy"]
+    return [why.replace("_", " ") for why in telling or named[:1]]
+
+
+def peers(file: SearchFile) -> list[SearchRow]:
+    """Exhaustive rows of one cost, best first: those of the commonest share of light steps."""
+    rows = [row for row in file.rows if "exhaustive" in row.families]
+    if not rows:
+        return []
+    (share, _), *_ = Counter(round(row.light_share, 9) for row in rows).most_common(1)
+    return sorted((row for row in rows if round(row.light_share, 9) == share), key=_ppl)
