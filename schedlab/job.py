@@ -101,6 +101,7 @@ class AnalyzeConfig(Record):
     prefix_length: Natural = 0
     sampled_sequences: Annotated[int, Field(ge=2)] = 32
     propagation_sequences: Natural = 16
+    propagation_lights: list[Role] | None = None
     bootstrap_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
     max_batch_tokens: Count = 4_096
     head_budget_bytes: Annotated[int, Field(ge=1 << 16)] = 256 << 20
@@ -250,6 +251,7 @@ class Job(Record):
         heavy_b = table.heavy_b or ("Hb" if "Hb" in self.lab.denoisers else None)
         heavy_b = None if heavy_b == heavy or heavy_b in (table.lights or []) else heavy_b
         others = [role for role in self.lab.denoisers if role not in (heavy, heavy_b)]
+        others.sort(key=lambda role: role != self.plan.light)  # it is looked at most closely
         shared = set(AnalyzeConfig.model_fields) & set(ImportanceConfig.model_fields)
         return ImportanceConfig(
             **{name: getattr(table, name) for name in shared - {"lights", "heavy_b"}},

@@ -122,7 +122,7 @@ class PlantedWorld:
                 device="cpu",
                 engine=1,
                 metrics={},
-            ),  # fmt: skip
+            ),
             prefix_length=0,
             tokens=own.integers(0, 50, (block.size, plan.length)).tolist(),
             scores={

@@ -1,0 +1,154 @@
+"""Whole runs: analyze, search, resume, status and the demo, as the command line calls them.
+
+A run lives in one folder (see `run_folder`). Every function may be called again on the same
+folder: what is finished is kept, what was cut off goes on. Ctrl-C and SIGTERM raise
+KeyboardInterrupt and lose no finished evaluation.
+
+Stages are imported where they are run: looking at a folder loads no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from schedlab.errors import InputError
+from schedlab.job import Job, load_job
+from schedlab.pipeline.demo import MINUTES, demo_job
+from schedlab.pipeline.progress import reporter
+from schedlab.pipeline.run_folder import JOB, PLAN, SAMPLES, RunFolder, Stage
+from schedlab.pipeline.status import RunStatus, status
+
+__all__ = [
+    "DemoPaths",
+    "RunStatus",
+    "demo_job",
+    "resume",
+    "run_analyze",
+    "run_demo",
+    "run_search",
+    "status",
+]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class DemoPaths:
+    """What to open after the demo; the PDF is missing where it could not be made."""
+
+    folder: Path
+    html: Path
+    pdf: Path | None
+    plan: Path
+    samples: Path
+
+
+def run_analyze(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
+    """Measure step importance.
+
+    Args:
+        job: a job or the path of a job file.
+        run_dir: run folder; the job's own by default.
+
+    Returns:
+        The run folder, with `importance.json`.
+
+    Raises:
+        InputError: the job, what it names or the folder does not fit.
+    """
+    loaded = _loaded(job)
+    return _run(loaded, run_dir, ("analyze",))
+
+
+def run_search(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
+    """Search for schedules; analyzes first where the job wants additive schedules.
+
+    Args:
+        job, run_dir: as in `run_analyze`.
+
+    Returns:
+        The run folder, with `search.json`.
+
+    Raises:
+        InputError: the job, what it names or the folder does not fit.
+        BudgetError: the job asks for more plans than it allows.
+    """
+    loaded = _loaded(job)
+    stages: tuple[Stage, ...] = ("analyze", "search") if loaded.search.additive else ("search",)
+    return _run(loaded, run_dir, stages)
+
+
+def resume(run_dir: PathLike) -> Path:
+    """Go on with whatever was asked for in a run folder; does nothing where all is done.
+
+    Raises:
+        InputError: no run folder, or models other than those it was begun with.
+    """
+    folder = RunFolder(run_dir)
+    if status(run_dir).complete:
+        return folder.path
+    return _run(folder.job, run_dir, folder.state.stages)
+
+
+def run_demo(
+    run_dir: PathLike = "runs/demo",
+    *,
+    minutes: float = MINUTES,
+    quick: bool = False,
+    seed: int = 0,
+) -> DemoPaths:
+    """Analyze, search, report and export with the bundled models.
+
+    Args:
+        run_dir: run folder; one of a demo that was cut off is gone on with.
+        minutes: what analysis and search may take together. They are sized by timing this machine
+            for a few seconds, never below 32 sequences a plan and 64 windows.
+        quick: a much smaller job, at the lower limits.
+        seed: of everything random.
+    """
+    from schedlab.pipeline.stages import Bench
+
+    folder = RunFolder(run_dir)
+    if (folder / JOB).exists():
+        job = folder.job
+        if job.job.name != demo_job(quick=quick).job.name or job.job.seed != seed:
+            raise InputError(
+                f"{folder.path}: holds another job ({job.job.name}, seed {job.job.seed}); choose"
+                " another folder"
+            )
+    else:
+        from schedlab.pipeline import calibration
+
+        job = demo_job(quick=quick, seed=seed, folder=str(folder.path.absolute()))
+        with reporter() as progress:
+            bench = Bench(job, folder, progress)
+            timings = calibration.measure(bench)
+        job = calibration.size(job, timings, 0.0 if quick else 60 * minutes)
+    _run(job, run_dir, ("analyze", "search", "report", "export"))
+    pdf = folder / "report.pdf"
+    return DemoPaths(
+        folder=folder.path,
+        html=folder / "report.html",
+        pdf=pdf if pdf.exists() else None,
+        plan=folder / PLAN,
+        samples=folder / SAMPLES,
+    )
+
+
+def _loaded(job: Job | PathLike) -> Job:
+    return job if isinstance(job, Job) else load_job(job)
+
+
+def _run(job: Job, run_dir: PathLike | None, stages: tuple[Stage, ...]) -> Path:
+    """Do the stages that are not done, holding the folder."""
+    from schedlab.pipeline.stages import STAGES, Bench
+
+    folder = RunFolder(run_dir if run_dir is not None else job.output.folder)
+    with folder.lock(), reporter() as progress:
+        folder.begin(job, stages)
+        bench = Bench(job, folder, progress)
+        for stage in stages:
+            STAGES[stage](bench)
+    return folder.path

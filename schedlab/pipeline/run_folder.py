@@ -1,0 +1,161 @@
+"""The run folder: what is in it, who works in it, what is done.
+
+job.toml          the job as it runs (absolute paths, sized by calibration)
+run.json          which stages were asked for, which are done
+environment.json  versions, fingerprints
+importance.json, importance.npz, evals/, optuna.db, search.json
+report.html, report.pdf, plan.json, samples.txt
+.lock             held while a process works in the folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from schedlab.errors import InputError
+from schedlab.files import (
+    Record,
+    canonical_json,
+    read_json,
+    sha256_text,
+    validate,
+    write_atomic,
+)
+from schedlab.job import Job, dump_job, load_job
+
+Stage = Literal["analyze", "search", "report", "export"]
+
+JOB, STATE, LOCK = "job.toml", "run.json", ".lock"
+IMPORTANCE, SEARCH, ENVIRONMENT = "importance.json", "search.json", "environment.json"
+DATABASE, PLAN, SAMPLES = "optuna.db", "plan.json", "samples.txt"
+
+# What the result of a stage depends on, and nothing else.
+STAGE_TABLES: dict[Stage, tuple[str, ...]] = {
+    "analyze": ("job", "lab", "corpus", "plan", "analyze"),
+    "search": ("job", "lab", "corpus", "plan", "analyze", "search"),
+}
+
+
+class RunState(Record):
+    """The whole of `run.json`.
+
+    Args:
+        stages: asked for, in order.
+        done: stage to digest of the part of the job that it was done for.
+        evaluations: stored evaluations that the search will need, as far as known.
+    """
+
+    format: Literal["schedlab.run"] = "schedlab.run"
+    version: Literal[1] = 1
+    stages: tuple[Stage, ...] = ()
+    done: dict[Stage, str] = {}
+    evaluations: int = 0
+
+
+class RunFolder:
+    """A folder that one process works in."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def job(self) -> Job:
+        """The job of this folder."""
+        if not (self / JOB).is_file():
+            raise InputError(f"{self.path}: no {JOB} in it, so it is no run folder to go on with")
+        return load_job(self / JOB)
+
+    @property
+    def state(self) -> RunState:
+        """What is asked for and done."""
+        path = self / STATE
+        return (
+            validate(RunState, read_json(path), where=str(path)) if path.exists() else RunState()
+        )
+
+    def begin(self, job: Job, stages: tuple[Stage, ...]) -> None:
+        """Put the job into the folder and ask for stages, beside those asked for before.
+
+        Raises:
+            InputError: the folder belongs to another job.
+        """
+        if (self / JOB).exists():
+            if self.job.model_copy(update={"output": job.output}) != job:
+                raise InputError(
+                    f"{self.path}: belongs to another job (see {JOB}); choose another folder, or"
+                    " go on with 'schedlab resume'"
+                )
+        write_atomic(self / JOB, dump_job(job))
+        order: tuple[Stage, ...] = ("analyze", "search", "report", "export")
+        wanted = {*self.state.stages, *stages}
+        self._update(stages=tuple(stage for stage in order if stage in wanted))
+
+    def is_done(self, stage: Stage, job: Job) -> bool:
+        """Whether a stage is done for this very job."""
+        return self.state.done.get(stage) == _digest(stage, job)
+
+    def mark_done(self, stage: Stage, job: Job) -> None:
+        """Note that a stage is done; its files must be written."""
+        self._update(done=self.state.done | {stage: _digest(stage, job)})
+
+    def expect(self, evaluations: int) -> None:
+        """Note how many stored evaluations will be needed."""
+        self._update(evaluations=evaluations)
+
+    def _update(self, **changes: object) -> None:
+        state = self.state.model_copy(update=changes)
+        write_atomic(self / STATE, state.model_dump_json(indent=1) + "\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder against a second coordinator; a dead process holds nothing.
+
+        Raises:
+            InputError: another process works in it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stream = open(self / LOCK, "a+", encoding="ascii")  # noqa: SIM115  # held on purpose
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from None
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                stream.seek(0)
+                raise InputError(
+                    f"{self.path}: process {stream.read(20).strip() or '?'} is working in it; wait"
+                    " for it or choose another folder"
+                ) from None
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            yield
+
+    def holder(self) -> int | None:
+        """Process that works in the folder now, if any."""
+        try:
+            with open(self / LOCK, "r+", encoding="ascii") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    return int(stream.read(20).strip() or 0)
+        except OSError:
+            pass
+        return None
+
+
+def _digest(stage: Stage, job: Job) -> str:
+    tables = job.model_dump(mode="json", include=set(STAGE_TABLES.get(stage, ())))
+    # Where it is split changes time and memory, not the result.
+    tables.get("search", {}).pop("max_batch", None)
+    tables.get("analyze", {}).pop("max_batch_tokens", None)
+    return sha256_text(canonical_json(tables))

@@ -1,0 +1,276 @@
+"""The stages of a run: analyze, search, report, export. Each works on the files of the folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+from collections.abc import Callable
+from functools import cached_property
+from typing import Literal, cast
+
+import torch
+
+import schedlab
+from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.cost import forward_flops
+from schedlab.deploy import export
+from schedlab.deploy.runtime import run_plan
+from schedlab.errors import InputError
+from schedlab.evaluation.evaluator import Evaluator
+from schedlab.evaluation.lab import Lab, build_lab
+from schedlab.evaluation.prompts import Prompts
+from schedlab.files import canonical_json, write_atomic
+from schedlab.importance import analyze
+from schedlab.job import Job
+from schedlab.pipeline.progress import Reporter
+from schedlab.pipeline.run_folder import (
+    DATABASE,
+    ENVIRONMENT,
+    IMPORTANCE,
+    PLAN,
+    SAMPLES,
+    SEARCH,
+    RunFolder,
+    Stage,
+)
+from schedlab.plan.plan import DenoiserRef, FileRef
+from schedlab.report import build_report
+from schedlab.results import Store
+from schedlab.results.environment_file import (
+    CorpusRef,
+    EnvironmentFile,
+    machine,
+    package_versions,
+)
+from schedlab.results.importance_file import ImportanceFile
+from schedlab.search.additive import StepCosts, step_costs
+from schedlab.search.proposals import propose
+from schedlab.search.run import Context, search
+from schedlab.text.corpora import Corpus, load_corpus
+from schedlab.text.tokenizer import Tokenizer
+from schedlab.text.windows import Windows, held_out_windows
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Bench:
+    """A job with what it names, loaded when first needed."""
+
+    job: Job
+    folder: RunFolder
+    reporter: Reporter
+
+    @cached_property
+    def lab(self) -> Lab:
+        """Denoisers, scorer and the rest; what the folder was begun with, or refused."""
+        self.reporter.stage("loading models")
+        lab = build_lab(self.job.lab)
+        check_unchanged(lab, self.folder)
+        return lab
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Held-out text."""
+        self.reporter.stage("loading text")
+        return load_corpus(self.job.corpus.source)
+
+    def windows(self, num: int) -> Windows:
+        """Held-out windows; more of them keep the fewer."""
+        return held_out_windows(
+            self.corpus,
+            Tokenizer.load(self.job.lab.tokenizer),
+            split=self.job.corpus.split,
+            length=self.job.plan.length,
+            num=num,
+            seed=self.job.job.seed,
+        )
+
+    @property
+    def needs_corpus(self) -> bool:
+        """Whether anything of the job reads text."""
+        return self.job.search.additive or self.job.search.prefix_length > 0
+
+    @cached_property
+    def prompts(self) -> Prompts | None:
+        """Given prefixes of the search."""
+        if not (length := self.job.search.prefix_length):
+            return None
+        table = self.job.search
+        number = max(table.num_sequences, table.fresh_sequences or 0)
+        return Prompts.of(self.windows(number).tokens_SL[:, :length])
+
+    def evaluator(self) -> Evaluator:
+        """Runs plans and stores what they give."""
+        return Evaluator(
+            self.lab,
+            Store(self.folder.path),
+            prompts=self.prompts,
+            max_batch=max(self.job.search.max_batch, self.job.search.block_size),
+            progress=self.reporter.update,
+        )
+
+
+def analyze_stage(bench: Bench) -> None:
+    """Write `importance.json` and `importance.npz`."""
+    job = bench.job
+    if bench.folder.is_done("analyze", job) and (bench.folder / IMPORTANCE).exists():
+        return
+    windows = bench.windows(job.analyze.num_windows)
+    write_environment(bench, with_corpus=True)
+    what = [""]
+
+    def progress(name: str, done: int, total: int) -> None:
+        if name != what[0]:
+            what[0] = name
+            bench.reporter.stage(f"importance: {name}")
+        bench.reporter.update(done, total)
+
+    result = analyze(
+        bench.lab,
+        windows,
+        job.importance_config(),
+        progress,
+        corpus_fingerprint=bench.corpus.fingerprint,
+    )
+    result.write(bench.folder.path)
+    bench.folder.mark_done("analyze", job)
+
+
+def search_stage(bench: Bench) -> None:
+    """Write `search.json`."""
+    job, folder = bench.job, bench.folder
+    if folder.is_done("search", job) and (folder / SEARCH).exists():
+        return
+    write_environment(bench, with_corpus=bench.needs_corpus)
+    costs = _costs(bench)
+    folder.expect((len(propose(job, costs)) + job.search.trials) * len(job.blocks()))
+    lab = bench.lab
+    file = search(
+        job,
+        bench.evaluator(),
+        Context(
+            scorer=lab.scorer.name,
+            precision=lab.precision,
+            corpus_fingerprint=bench.corpus.fingerprint if bench.needs_corpus else "",
+            fingerprint=canonical_json(lab.context()),
+        ),
+        costs=costs,
+        database=folder / DATABASE if job.search.trials else None,
+        stage=bench.reporter.stage,
+    )
+    file.write(folder / SEARCH)
+    folder.mark_done("search", job)
+
+
+def report_stage(bench: Bench) -> None:
+    """Write `report.html` and `report.pdf`."""
+    bench.reporter.stage("report")
+    paths = build_report(bench.folder.path)
+    if paths.problem:
+        log.warning("no PDF: %s", paths.problem)
+
+
+def export_stage(bench: Bench) -> None:
+    """Write `plan.json` and `samples.txt`, generated from it."""
+    bench.reporter.stage("export")
+    plan_file = export(bench.folder.path, bench.job.output.pick)
+    plan_file.write(bench.folder / PLAN)
+    if number := bench.job.output.samples:
+        # By the runtime that users call, from the file: what is exported is what is sampled.
+        device = bench.job.lab.device
+        texts = run_plan(bench.folder / PLAN, number, seed=bench.job.job.seed, device=device)
+        parts = [f"--- sample {j}\n{text}\n" for j, text in enumerate(texts)]
+        write_atomic(bench.folder / SAMPLES, "\n".join(parts))
+
+
+STAGES: dict[Stage, Callable[[Bench], None]] = {
+    "analyze": analyze_stage,
+    "search": search_stage,
+    "report": report_stage,
+    "export": export_stage,
+}
+
+
+def stages_of_search(job: Job) -> tuple[Stage, ...]:
+    """What a search needs done: the analysis, where additive schedules are wanted."""
+    return ("analyze", "search") if job.search.additive else ("search",)
+
+
+def write_environment(bench: Bench, *, with_corpus: bool) -> None:
+    """Write `environment.json`; a corpus that was noted before stays."""
+    lab, config, path = bench.lab, bench.job.lab, bench.folder / ENVIRONMENT
+    corpus = EnvironmentFile.read(path).corpus if path.exists() else None
+    if with_corpus:
+        corpus = CorpusRef(source=bench.corpus.source, fingerprint=bench.corpus.fingerprint)
+    on_gpu = lab.device_kind == "cuda"
+    EnvironmentFile(
+        schedlab=schedlab.__version__,
+        python=platform.python_version(),
+        platform=machine(),
+        packages=package_versions(),
+        device=torch.cuda.get_device_name(lab.device) if on_gpu else "cpu",
+        threads=torch.get_num_threads(),
+        precision=cast(Literal["float32", "bfloat16", "float64"], lab.precision),
+        denoisers={
+            role: DenoiserRef(
+                location=config.denoisers[role],
+                sha256=denoiser.fingerprint,
+                num_blocks=denoiser.spec.num_blocks,
+                num_parameters=_num_parameters(denoiser),
+                flops_per_forward=forward_flops(denoiser.spec, bench.job.plan.length),
+            )
+            for role, denoiser in lab.denoisers.items()
+        },
+        tokenizer=FileRef(location=config.tokenizer, sha256=lab.tokenizer.fingerprint),
+        scorer=FileRef(location=lab.scorer.name, sha256=lab.scorer.fingerprint),
+        corpus=corpus,
+    ).write(path)
+
+
+def check_unchanged(lab: Lab, folder: RunFolder) -> None:
+    """Refuse models other than those the folder was begun with.
+
+    Raises:
+        InputError: a fingerprint or the precision differs.
+    """
+    path = folder / ENVIRONMENT
+    if not path.exists():
+        return
+    before = EnvironmentFile.read(path)
+    now = {role: denoiser.fingerprint for role, denoiser in lab.denoisers.items()}
+    then = {role: denoiser.sha256 for role, denoiser in before.denoisers.items()}
+    pairs = [(f"denoiser {role}", then[role], now[role]) for role in now.keys() & then.keys()]
+    pairs.append(("the tokenizer", before.tokenizer.sha256, lab.tokenizer.fingerprint))
+    pairs.append(("the precision", before.precision, lab.precision))
+    if before.scorer is not None:
+        pairs.append(("the scorer", before.scorer.sha256, lab.scorer.fingerprint))
+    for what, old, new in pairs:
+        if old != new:
+            raise InputError(
+                f"{folder.path}: begun with another {what} ({old[:12]}, now {new[:12]}); choose"
+                " another folder"
+            )
+
+
+def _num_parameters(denoiser: Denoiser) -> int:
+    """Weights of a network; tables have none."""
+    if not isinstance(denoiser, torch.nn.Module):
+        return 0
+    return sum(weight.numel() for weight in denoiser.parameters())
+
+
+def _costs(bench: Bench) -> list[StepCosts]:
+    """Additive step costs of the analysis in the folder, where the job uses them."""
+    job = bench.job
+    if not job.search.additive:
+        return []
+    lights = dict.fromkeys((job.plan.light, *job.search_roles))
+    return step_costs(
+        ImportanceFile.read(bench.folder / IMPORTANCE),
+        heavy=job.plan.heavy,
+        num_steps=job.plan.num_steps,
+        lights=[role for role in lights if role != job.plan.heavy],
+        prefix=job.search.prefix_length > 0,
+    )
