@@ -78,9 +78,11 @@ def load(
         TransformerConfig, read_json(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE)
     )
     dtype = _dtype(precision)
+    state = _read_state(folder / WEIGHTS_FILE)
+    _check_size(folder / WEIGHTS_FILE, state, config)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = Transformer(config)
-    state = _read_weights(folder / WEIGHTS_FILE, model.state_dict())
+    _check_state(folder / WEIGHTS_FILE, state, model.state_dict())
     model.load_state_dict({n: v.to(device, dtype) for n, v in state.items()}, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -137,14 +139,28 @@ def _dtype(precision: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def _read_weights(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, which must be exactly the expected ones and finite."""
+def _read_state(file: Path) -> dict[str, Tensor]:
     try:
-        state = safetensors.torch.load_file(file)
+        return safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{file}: not a whole safetensors file ({error}); a pickle is never loaded"
         ) from None
+
+
+def _check_size(file: Path, state: Mapping[str, Tensor], config: TransformerConfig) -> None:
+    """An absurd size must not even be laid out."""
+    per_block = config.hidden_size * config.hidden_size * (4 + 2 * config.mlp_ratio)
+    expected = config.num_blocks * per_block + 2 * config.vocab_size * config.hidden_size
+    stored = sum(value.numel() for value in state.values())
+    if expected > stored:
+        raise InputError(
+            f"{file}: holds {stored} numbers, too few for the {expected} of its {CONFIG_FILE}"
+        )
+
+
+def _check_state(file: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """The tensors must be exactly the expected ones, and finite."""
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
     for problem, names in (("lacks", missing), ("has the unknown tensor", unknown)):
         if names:
@@ -158,4 +174,3 @@ def _read_weights(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             )
         if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise InputError(f"{file}: {name!r} must hold finite floating-point numbers")
-    return state

@@ -7,6 +7,7 @@ same as on one process.
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -88,8 +89,9 @@ def join_workers(device: str) -> Iterator[Workers]:
     place = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
-    try:
-        yield Workers(dist.get_rank(), world_size, place)
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # Left at the end of the process, not of the run: a second start would find the addresses
+        # of the first in the store of `torchrun`, and wait for them now and then for ever.
+        atexit.register(dist.destroy_process_group)
+    yield Workers(dist.get_rank(), world_size, place)

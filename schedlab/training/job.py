@@ -68,6 +68,9 @@ class Optimization(Record):
                 f"num_steps and batch_size must be positive, got {self.num_steps} and "
                 f"{self.batch_size}"
             )
+        for name in ("learning_rate", "muon_learning_rate", "gradient_clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if not 0 < self.smallest_t < 1:
@@ -110,6 +113,11 @@ class TrainJob(Record):
     corpus: str = "embedded"
     tokenizer: str = "bundled"
     reporting: Reporting = Reporting()
+
+    def model_post_init(self, _: object) -> None:
+        """Seeds address random streams, which have no negative names."""
+        if self.seed < 0:
+            raise ValueError(f"seed must not be negative, got {self.seed}")
 
     @classmethod
     def read(cls, path: str | Path) -> TrainJob:

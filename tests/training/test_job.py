@@ -1,0 +1,56 @@
+"""Job files: what is wrong is said in one line."""
+
+import pytest
+
+from schedlab.errors import InputError
+from schedlab.training import TrainJob
+
+GOOD = """
+kind = "denoiser"
+seed = 1
+[model]
+num_blocks = 2
+[optimization]
+num_steps = 10
+learning_rate = 1e-3
+"""
+
+
+def test_defaults(tmp_path) -> None:
+    (tmp_path / "job.toml").write_text(GOOD)
+    job = TrainJob.read(tmp_path / "job.toml")
+    assert (job.corpus, job.tokenizer) == ("embedded", "bundled")
+    assert (job.model.hidden_size, job.optimization.learning_rate) == (128, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("num_steps", "num_step", "did you mean 'num_steps'"),
+        ("num_steps = 10", "", "'optimization.num_steps' is missing"),
+        ("num_steps = 10", "num_steps = 0", "must be positive"),
+        ("num_steps = 10", "num_steps = '10'", "optimization.num_steps"),
+        ('"denoiser"', '"denoisers"', "kind"),
+        ("1e-3", "nan", "finite number"),
+        ("1e-3", "-1.0", "learning_rate"),
+        ("seed = 1", "seed = -1", "seed"),
+        ("seed = 1", "seed = ", "not valid TOML"),
+        ("num_steps = 10", "num_steps = 10\nema_decay = 1.0", "ema_decay"),
+        ("num_steps = 10", "num_steps = 10\nsmallest_t = 0.0", "smallest_t"),
+    ],
+)
+def test_bad_jobs_are_one_line(tmp_path, old: str, new: str, expected: str) -> None:
+    (tmp_path / "job.toml").write_text(GOOD.replace(old, new))
+    with pytest.raises(InputError, match=expected) as caught:
+        TrainJob.read(tmp_path / "job.toml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["heavy", "heavy-b", "light-4", "light-8", "scorer"])
+def test_jobs_of_the_bundled_models(repository, name: str) -> None:
+    job = TrainJob.read(repository / "analyses" / "bundled_models" / f"{name}.toml")
+    heavy = TrainJob.read(repository / "analyses" / "bundled_models" / "heavy.toml")
+    # Denoisers are comparable: equal tokens, width, length and text.
+    assert job.optimization == heavy.optimization
+    assert job.model.model_copy(update={"num_blocks": 12}) == heavy.model
+    assert (job.corpus, job.tokenizer) == (heavy.corpus, heavy.tokenizer)
