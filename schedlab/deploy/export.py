@@ -33,7 +33,7 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
     Args:
         run_dir: run folder with `search.json` and `environment.json`.
         pick: `best` (lowest Gen-PPL that saves something), `knee` (of the Pareto front), or
-            `budget=0.25`: the lowest fresh-seed Gen-PPL among the re-measured plans within the
+            `budget=0.25`: the lowest Gen-PPL of the search among the re-measured plans within the
             entropy band that save at least that share of all-heavy's FLOPs, head included.
 
     Raises:
@@ -108,14 +108,23 @@ def _picked(search: SearchFile, pick: str) -> tuple[SearchRow, FreshRow]:
     return search.row(digest), fresh
 
 
-def _within_budget(search: SearchFile, saving: float) -> FreshRow:
-    """The best plan on fresh seeds that saves at least `saving`, a share of all-heavy's FLOPs."""
+def _within_budget(search: SearchFile, saving: float) -> SearchRow:
+    """The best re-measured plan that saves at least `saving`, a share of all-heavy's FLOPs.
+
+    Chosen by the search's values: choosing by the fresh ones would make them too good in turn.
+    """
     if not 0 <= saving <= 1:
         raise InputError(f"a budget is a share between 0 and 1, got {saving}")
+    rows = [search.row(fresh.digest) for fresh in search.fresh]
     candidates = Candidates(
-        log_ppl=np.array([row.estimates["log_gen_ppl"].value for row in search.fresh]),
-        saved=np.array([search.row(row.digest).cost.saved_total for row in search.fresh]),
-        in_band=np.array([row.in_entropy_band for row in search.fresh]),
+        log_ppl=np.array([row.estimates["log_gen_ppl"].value for row in rows]),
+        saved=np.array([row.cost.saved_total for row in rows]),
+        in_band=np.array(
+            [
+                row.in_entropy_band and fresh.in_entropy_band
+                for row, fresh in zip(rows, search.fresh, strict=True)
+            ]
+        ),
     )
     index = pick_budget(candidates, saving)
     if index is None:
@@ -124,7 +133,7 @@ def _within_budget(search: SearchFile, saving: float) -> FreshRow:
             f"no re-measured plan within the entropy band saves {saving:.3g} of the FLOPs; the"
             f" most is {most:.3g}"
         )
-    return search.fresh[index]
+    return rows[index]
 
 
 def _plan(search: SearchFile, row: SearchRow) -> Plan:

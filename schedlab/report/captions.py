@@ -12,7 +12,7 @@ BOOTSTRAP = "95 % bootstrap over sequences"
 
 
 def importance_facts(
-    file: ImportanceFile, *, n: Iterable[int], states: str = "forward", scored: bool = True
+    file: ImportanceFile, *, n: Iterable[int], states: str = "forward", prefix: bool = False
 ) -> str:
     """Sequences, seed, precision, decoding and interval method of an importance figure."""
     setting = file.setting
@@ -22,15 +22,11 @@ def importance_facts(
         "coupled": f"coupled pairs of trajectories of {setting.length} tokens",
         "both": f"held-out windows and heavy-sampler trajectories of {setting.length} tokens",
     }[states]
-    given = f", prefix of {setting.prefix_length} tokens given" if setting.prefix_length else ""
-    intervals = (
-        f" Intervals: {BOOTSTRAP}, {setting.bootstrap_resamples} resamples, pointwise."
-        if scored
-        else ""
-    )
+    given = f" (prefix: the first {setting.prefix_length} of them)" if prefix else ""
     return (
         f"n = {_counts(n)} {kind}{given}, seed {setting.seed}, {one_line(setting.precision)},"
-        f" temperature 1, top-p 1, no scorer.{intervals}"
+        f" temperature 1, top-p 1, no scorer. Intervals: {BOOTSTRAP},"
+        f" {setting.bootstrap_resamples} resamples, pointwise."
     )
 
 

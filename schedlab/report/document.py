@@ -17,6 +17,7 @@ from schedlab.errors import SchedlabError
 from schedlab.report.content import ORIGIN_LABELS, VERDICT_LABELS, Report
 from schedlab.report.numbering import numbered
 from schedlab.report.svg import Svg
+from schedlab.report.words import one_line
 
 LONGEST_WORD = 28
 ZERO_WIDTH_SPACE = "\N{ZERO WIDTH SPACE}"
@@ -46,9 +47,9 @@ def render_document(report: Report) -> bytes:
         sys_inputs={"report": json.dumps(document_data(report), allow_nan=False)},
     )
     try:
-        pdf = compiler.compile(format="pdf", timestamp=0)
-    except typst.TypstError as error:
-        raise DocumentError(f"no report.pdf: typst refuses it: {error.message}") from None
+        pdf = compiler.compile(format="pdf")
+    except RuntimeError as error:  # typst's own errors are of this kind in every release
+        raise DocumentError(f"no report.pdf: typst refuses it: {one_line(str(error))}") from None
     assert isinstance(pdf, bytes)
     return pdf
 

@@ -35,7 +35,13 @@ LONGEST_SAMPLE = 4000  # characters
 
 def report(run: RunData) -> Report:
     """Everything a run folder has to say."""
-    sections = [_summary(run), *_importance(run), *_search(run), _provenance(run)]
+    sections = [
+        _summary(run),
+        *_importance(run),
+        *_search(run),
+        _words(),
+        _provenance(run),
+    ]
     return Report(
         title="Which denoising steps need the large model?",
         subtitle=_subtitle(run),
@@ -265,6 +271,61 @@ def _samples(run: RunData, file: SearchFile) -> Samples | None:
             )
             for row in chosen.values()
         ),
+    )
+
+
+WORDS = (
+    (
+        "denoiser",
+        "a network that predicts the masked tokens of a noisy text; heavy is the large one",
+    ),
+    (
+        "t, step",
+        "noise level, 1 is all masks and 0 is text; a step goes from one level to the next",
+    ),
+    (
+        "schedule",
+        "which denoiser runs at which step: L5 H40 L5 is 5 light, 40 heavy, 5 light steps",
+    ),
+    ("segment", "one of the equal pieces of the trajectory, numbered from the noisy end"),
+    ("NELBO", "upper bound on the negative log-likelihood of held-out text; lower is better"),
+    (
+        "loss gap",
+        "cross-entropy of the light denoiser minus that of the heavy one, same noisy text",
+    ),
+    (
+        "path KL",
+        "divergence of the schedule's trajectories from the all-heavy ones; bounds that of"
+        " the texts",
+    ),
+    (
+        "Gen-PPL",
+        "perplexity of generated text under another language model, the scorer; lower is"
+        " better, but repetitive text is low too",
+    ),
+    ("entropy", "of the tokens within one sample; guards against repetitive text"),
+    ("paired", "both runs used the same random numbers, so their difference has less noise"),
+    ("fresh seeds", "random numbers that no choice of a schedule depended on"),
+    (
+        "front, knee",
+        "schedules that no other beats in quality and cost; the knee is where it bends",
+    ),
+)
+
+
+def _words() -> Section:
+    return _section(
+        "words",
+        "Words used here",
+        [
+            Table(
+                name="words-table",
+                title="Words",
+                caption="In the sense of this report.",
+                columns=(Column("word"), Column("meaning")),
+                rows=tuple((Cell(word), Cell(meaning)) for word, meaning in WORDS),
+            )
+        ],
     )
 
 

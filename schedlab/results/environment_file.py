@@ -101,5 +101,5 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def machine() -> str:
-    """Operating system and processor architecture, without the machine's name."""
-    return f"{platform.system()} {platform.release()} {platform.machine()}"
+    """Operating system and processor architecture; never names of machines or builds of kernels."""
+    return f"{platform.system()} {platform.machine()}"

@@ -32,6 +32,7 @@ from schedlab.report.content import (
 from schedlab.report.document import (
     LONGEST_WORD,
     ZERO_WIDTH_SPACE,
+    DocumentError,
     breakable,
     document_data,
     render_document,
@@ -104,6 +105,14 @@ def test_the_document_and_the_page_share_their_numbering() -> None:
     )
     with pytest.raises(ValueError, match="unique"):
         numbered(twice)
+
+
+def test_a_document_that_typst_refuses_is_an_error_of_one_line() -> None:
+    report = report_of("a")
+    broken = dataclasses.replace(report.sections[0], blocks=(Legend((("H", "x", "no colour"),)),))
+    with pytest.raises(DocumentError, match="typst refuses it") as caught:
+        render_document(dataclasses.replace(report, sections=(broken,)))
+    assert "\n" not in str(caught.value)
 
 
 def test_without_typst_the_page_is_written_and_the_reason_given(

@@ -235,6 +235,33 @@ def test_a_pick_outside_the_entropy_band_is_said_to_be(planted: RunData) -> None
     assert "best" in found.text
 
 
+def test_a_gap_that_moves_when_a_prefix_is_given_is_noticed() -> None:
+    file = with_curves(lambda t: 0.1 + 0 * t, 0.01)
+    gap = next(item for item in file.significance if item.metric == "loss_gap")
+
+    def with_prefix(shift: float) -> Finding | None:
+        curves = [
+            curve.model_copy(
+                update={"prefix": True}
+                | {
+                    end: [v + shift for v in getattr(curve, end)]
+                    for end in ("value", "low", "high")
+                }
+            )
+            for curve in file.curves
+        ]
+        update = {
+            "curves": [*file.curves, *curves],
+            "significance": [*file.significance, gap.model_copy(update={"prefix": True})],
+        }
+        return importance.given_prefix(file.model_copy(update=update), "L")
+
+    moved, same = with_prefix(0.1), with_prefix(0.005)
+    assert moved is not None and moved.verdict == "yes"
+    assert same is not None and same.verdict == "open"
+    assert importance.given_prefix(file, "L") is None
+
+
 def test_parts_that_are_missing_are_not_spoken_about() -> None:
     only_search = RunData("s", None, synthetic_run.search())
     only_importance = RunData("i", synthetic_run.importance(), None)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
 from schedlab.plan import ModelSchedule
-from schedlab.report.style import GREY, INK, LIGHT_GREY, Roles
+from schedlab.report.style import GREY, INK, Roles
 from schedlab.results import Estimate
 
 
@@ -154,19 +154,3 @@ def bare_rows(axes: Axes) -> None:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-def note(axes: Axes, text: str, *, x: float = 0.02, y: float = 0.97) -> None:
-    """A small remark in a corner of the axes."""
-    axes.text(
-        x,
-        y,
-        text,
-        transform=axes.transAxes,
-        va="top" if y > 0.5 else "bottom",
-        ha="left" if x < 0.5 else "right",
-        fontsize=8,
-        linespacing=1.35,
-        bbox={"facecolor": "white", "edgecolor": LIGHT_GREY, "linewidth": 0.6, "pad": 3.5},
-        zorder=5,
-    )

@@ -139,7 +139,7 @@ def with_prefix(run: RunData) -> Figure | None:
         title=f"Given a prefix: {run.roles.describe(light)}",
         svg=svg,
         caption="The same curves when the beginning of the text is given and stays unmasked; only"
-        " positions after it count. " + importance_facts(file, n=numbers),
+        " positions after it count. " + importance_facts(file, n=numbers, prefix=True),
         alt="Line charts comparing curves with and without a given prefix.",
         origin="paper",
     )

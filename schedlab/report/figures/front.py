@@ -7,14 +7,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from schedlab.report.captions import search_facts
 from schedlab.report.content import Figure
-from schedlab.report.figures.axes import dots, note
+from schedlab.report.figures.axes import dots
 from schedlab.report.run_data import RunData
 from schedlab.report.style import BLACK, GREEN, GREY, INK, LIGHT_GREY, PURPLE, VERMILLION, WIDTH
 from schedlab.report.svg import drawing, to_svg
-from schedlab.report.words import number, one_line
+from schedlab.report.words import MINUS, one_line
 from schedlab.results import Estimate
 from schedlab.results.search_file import RankCorrelation, SearchFile, SearchRow
 
@@ -118,7 +119,7 @@ def additive(run: RunData) -> Figure | None:
         return None
     titles = {"loss_gap": "excess NELBO of the schedule", "path_kl": "path KL of the schedule"}
     with drawing():
-        canvas = Canvas(figsize=(WIDTH, 3.2))
+        canvas = Canvas(figsize=(WIDTH, 3.4))
         panels = canvas.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             for family, (marker, colour, text) in FAMILY_STYLE.items():
@@ -139,11 +140,14 @@ def additive(run: RunData) -> Figure | None:
                     label=text if chosen else None,
                     zorder=2 + (family != "exhaustive"),
                 )
-            axes.set_title(titles[name])
-            axes.set_xlabel("nats per token (before any sampling)")
             found = [item for item in file.rank_correlation if item.score == name]
-            if found:
-                note(axes, _correlation_text(found[0]), x=0.97, y=0.03)
+            lines = _correlation_lines(found[0]) if found else []
+            axes.set_title(titles[name], pad=6 + 11 * len(lines))
+            axes.text(
+                0, 1.02, "\n".join(lines), transform=axes.transAxes, va="bottom", fontsize=7.5
+            )
+            axes.set_xlabel("nats per token (before any sampling)")
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         panels[0].set_ylabel("sampled Gen-PPL")
         handles, labels = panels[0].get_legend_handles_labels()
         canvas.legend(
@@ -253,16 +257,16 @@ def _legend(axes: Axes, fresh: bool) -> None:
     )
 
 
-def _correlation_text(item: RankCorrelation) -> str:
+def _correlation_lines(item: RankCorrelation) -> list[str]:
     lines = [
         one_line(f"{item.states.replace('_', ' ')} states", max_length=30),
         f"Spearman {_short(item.spearman)}",
         f"Kendall {_short(item.kendall)}",
     ]
     if item.ceiling_spearman is not None:
-        lines.append(f"ceiling {_short(item.ceiling_spearman)}")
-    return "\n".join(lines)
+        lines[1] += f", ceiling {_short(item.ceiling_spearman)}"
+    return lines
 
 
 def _short(estimate: Estimate) -> str:
-    return f"{number(estimate.value, digits=2)} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]".replace("-", MINUS)

@@ -21,7 +21,7 @@ from schedlab.report.figures.axes import (
 from schedlab.report.run_data import RunData, all_heavy, label
 from schedlab.report.style import BLUE, INK, SAMPLER_STATES, VERMILLION, WIDTH
 from schedlab.report.svg import drawing, to_svg
-from schedlab.report.words import one_line, percent, relative_change
+from schedlab.report.words import one_line, relative_change
 from schedlab.results import Estimate
 from schedlab.results.search_file import SearchFile, SearchRow
 
@@ -125,8 +125,8 @@ def extremes(run: RunData) -> Figure | None:
         svg = to_svg(canvas, "extremes")
     return Figure(
         name="extremes",
-        title=f"Best and worst {each} of the {len(ranked)} exhaustively searched schedules with"
-        f" {percent(ranked[0].light_share, decimals=0)} light steps",
+        title=f"Best and worst {each} of all {len(ranked)} schedules with"
+        f" {_num_light(ranked[0])} of {file.setting.num_segments} segments light",
         svg=svg,
         caption=f"Rows are schedules, cells their {file.setting.num_segments} segments from noise"
         " (left) to text (right), colour the denoiser. Ranked by the search's own Gen-PPL: the top"
@@ -304,9 +304,13 @@ def reasons(whys: Sequence[str]) -> list[str]:
 
 
 def peers(file: SearchFile) -> list[SearchRow]:
-    """Exhaustive rows of one cost, best first: those of the commonest share of light steps."""
+    """Exhaustive rows of one cost, best first: those of the commonest number of light segments."""
     rows = [row for row in file.rows if "exhaustive" in row.families]
     if not rows:
         return []
-    (share, _), *_ = Counter(round(row.light_share, 9) for row in rows).most_common(1)
-    return sorted((row for row in rows if round(row.light_share, 9) == share), key=_ppl)
+    (number, _), *_ = Counter(_num_light(row) for row in rows).most_common(1)
+    return sorted((row for row in rows if _num_light(row) == number), key=_ppl)
+
+
+def _num_light(row: SearchRow) -> int:
+    return len(row.light_segments or ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
 from schedlab.report.captions import importance_facts
 from schedlab.report.content import Figure
@@ -43,6 +44,7 @@ def step_scores(run: RunData, light: str) -> Figure | None:
             zero_line(axes)
             axes.set_xlim(0, max(1, scores[0].num_steps - 1))
             axes.set_xlabel("step k   (0 = noisiest)")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         right.set_ylim(*_limits(scores, "path_kl"))
         if gaps:
             left.set_ylim(*_limits(gaps, "loss_gap"))

@@ -24,6 +24,7 @@ def findings(run: RunData) -> tuple[Finding, ...]:
         found += [
             importance_findings.middle_matters(file, light),
             importance_findings.peak(file, light),
+            importance_findings.given_prefix(file, light),
         ]
     if run.search is not None:
         found += [

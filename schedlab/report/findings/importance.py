@@ -78,6 +78,33 @@ def middle_matters(file: ImportanceFile, light: str) -> Finding | None:
     )
 
 
+def given_prefix(file: ImportanceFile, light: str) -> Finding | None:
+    """Whether the gap, and where it lies, stay when the beginning of the text is given."""
+    gap = _significance(file, light, "loss_gap", prefix=True)
+    curve = _curve(file, "loss_gap", light, prefix=True)
+    alone = _curve(file, "loss_gap", light)
+    if gap is None or curve is None or alone is None:
+        return None
+    given, free = regions(curve), regions(alone)
+    if given is None or free is None:
+        return None
+    names = ("at the noisy end", "in the middle", "near the text")
+    moved = [
+        name for name, one, other in zip(names, given, free, strict=True) if apart(one, other)
+    ]
+    parts = [f"{interval(mean)} {name}" for name, mean in zip(names, given, strict=True)]
+    return Finding(
+        "Does the loss gap change when the beginning of the text is given?",
+        "yes" if moved else "open",
+        f"It differs from that of whole texts {listing(moved)}."
+        if moved
+        else "No significant change in any part of the trajectory.",
+        f"With {file.setting.prefix_length} tokens given: signed loss gap {', '.join(parts)}, nats"
+        f" per masked token; {light} minus {file.setting.heavy} in the NELBO"
+        f" {spoken_interval(gap.mean_gap, unit=NATS)}.",
+    )
+
+
 def peak(file: ImportanceFile, light: str) -> Finding | None:
     """Where one light step costs most in the bound."""
     curve = _curve(file, "loss_gap", light)
@@ -155,16 +182,20 @@ def propagation(file: ImportanceFile, light: str) -> Finding | None:
     )
 
 
-def _curve(file: ImportanceFile, metric: Metric, light: str) -> Curve | None:
+def _curve(
+    file: ImportanceFile, metric: Metric, light: str, *, prefix: bool = False
+) -> Curve | None:
     for curve in file.curves:
         wanted = curve.metric == metric and curve.roles[-1] == light
-        if wanted and curve.states == "forward" and not curve.prefix:
+        if wanted and curve.states == "forward" and curve.prefix == prefix:
             return curve
     return None
 
 
-def _significance(file: ImportanceFile, light: str, metric: str) -> Significance | None:
+def _significance(
+    file: ImportanceFile, light: str, metric: str, *, prefix: bool = False
+) -> Significance | None:
     for item in file.significance:
-        if item.light == light and item.metric == metric and not item.prefix:
+        if item.light == light and item.metric == metric and item.prefix == prefix:
             return item
     return None
