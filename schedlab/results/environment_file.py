@@ -101,5 +101,5 @@ def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def machine() -> str:
-    """Operating system and processor architecture; never names of machines or builds of kernels."""
+    """Operating system and processor architecture, without names of machine or kernel build."""
     return f"{platform.system()} {platform.machine()}"
