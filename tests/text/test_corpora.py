@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,7 +77,6 @@ def test_bad_sources_are_one_line(tmp_path) -> None:
         _write(tmp_path / "b.jsonl", "[1]\n"): "string 'text'",
         _write(tmp_path / "c.jsonl", '{"text": "a", "text": "b"}\n'): "twice",
         str(truncated): "cannot be read",
-        "hf:name": "hf:name",
     }
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9 \xff")
     cases[str(tmp_path / "latin.txt")] = "UTF-8"
@@ -87,12 +88,33 @@ def test_bad_sources_are_one_line(tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_hugging_face_source_says_what_is_missing() -> None:
-    try:
-        import datasets  # noqa: F401
-    except ImportError:
-        with pytest.raises(InputError, match=r"install schedlab\[hf\]"):
-            load_corpus("hf:some/name:train:text")
+def test_hugging_face_source(monkeypatch) -> None:
+    class Rows(dict):
+        column_names = ("title", "body")
+
+    asked = []
+
+    def load_dataset(*name: str, split: str):
+        asked.append((*name, split))
+        if name[0] == "absent":
+            raise ConnectionError("cannot reach the hub\nlong trace")
+        return Rows(title=["a", "b"], body=["first text", "second text"])
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    found = list(load_documents("hf:some/name:config:train:body"))
+    assert [d.text for d in found] == ["first text", "second text"]
+    assert asked == [("some/name", "config", "train")]
+    list(load_documents("hf:some/name:train:title"))
+    assert asked[-1] == ("some/name", "train")
+    with pytest.raises(InputError, match="no field 'text'; fields: title, body"):
+        load_corpus("hf:some/name:train:text")
+    with pytest.raises(InputError, match="cannot reach the hub$"):
+        load_corpus("hf:absent:train:text")
+    with pytest.raises(InputError, match="must read"):
+        load_corpus("hf:name:train")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"install schedlab\[hf\]"):
+        load_corpus("hf:some/name:train:text")
 
 
 def test_embedded_cache_is_used_and_damage_is_noticed(tmp_path, monkeypatch) -> None:
