@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedlab.errors import InputError
+from schedlab.job import dump_job, load_job, parse_job
+from schedlab.pipeline.demo import demo_job
+
+LAB = {"denoisers": {"H": "bundled:heavy", "L": "bundled:light-4", "M": "bundled:light-8"}}
+SMALL = '[lab]\ndenoisers = { H = "bundled:heavy", L = "models/light" }\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "job.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_lab_is_all_that_a_job_must_name(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path, SMALL))
+    assert job.plan.num_steps == 50 and job.search.num_light == 4
+    assert (job.plan.temperature, job.plan.top_p) == (1.0, 1.0)
+    assert job.search_roles == ("H", "L")
+
+
+def test_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
+    job = load_job(write(tmp_path, SMALL + '[corpus]\nsource = "text.jsonl"\n'))
+    assert job.lab.denoisers == {"H": "bundled:heavy", "L": str(tmp_path / "models/light")}
+    assert job.corpus.source == str(tmp_path / "text.jsonl")
+    assert job.output.folder == str(tmp_path / "run")
+    assert job.lab.tokenizer == "bundled" and job.lab.scorer == "bundled:scorer"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[serch]\n", "unknown key 'serch'; did you mean 'search'"),
+        ("[search]\nnum_sequence = 64\n", r"'search.num_sequence'; did you mean 'num_sequences'"),
+        ("[analyze]\nfoo = 1\n", r"unknown key 'analyze.foo'; known keys: "),
+        ("[plan]\nnum_steps = 0\n", "plan.num_steps: .* got 0"),
+        ("[plan]\nnum_steps = 50.0\n", "plan.num_steps"),
+        ("[plan]\ntop_p = nan\n", "plan.top_p"),
+        ("[search]\nnum_light = 11\n", "num_light must not exceed the 10 segments, got 11"),
+        ('[search]\nnum_light = "some"\n', "search.num_light"),
+        ("[search]\nnum_segments = 51\n", "num_segments must not exceed the 50 steps, got 51"),
+        ("[search]\nadditive_steps = [51]\n", "additive_steps must not exceed the 50 steps"),
+        ("[search]\nnum_sequences = 40\n", "must be a positive multiple of 16, got 40"),
+        ("[search]\nprefix_length = 64\n", "search.prefix_length must be below the length 64"),
+        ("[analyze]\nprefix_length = 64\n", "analyze.prefix_length must be below the length 64"),
+        ("[analyze]\nlevels = 51\n", "must be a multiple"),
+        ('[search]\nroles = ["Q"]\n', "search.roles: role 'Q' has no denoiser"),
+        ('[plan]\nlight = "H"\n', "plan.heavy and plan.light must differ"),
+        ('[output]\npick = "worst"\n', "output.pick"),
+        ('[output]\npick = "budget=1.5"\n', "output.pick"),
+        ('[job]\nname = "../up"\n', "job.name"),
+        ("[job]\nseed = -1\n", "job.seed"),
+        ("[job]\nseed = true\n", "job.seed"),
+        ("[job]\nseed = 1\nseed = 2\n", "not valid TOML"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_naming_the_key(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_job(write(tmp_path, SMALL + text))
+    assert "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_job_without_denoisers_or_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="key 'lab' is missing"):
+        load_job(write(tmp_path, "[job]\nseed = 1\n"))
+    with pytest.raises(InputError, match="no such file"):
+        load_job(tmp_path / "nowhere.toml")
+
+
+def test_search_fresh_and_analysis_noise_never_meet() -> None:
+    job = parse_job({"lab": LAB, "job": {"seed": 5}})
+    seeds = [
+        {block.seed for block in job.blocks()},
+        {block.seed for block in job.fresh_blocks()},
+        {job.importance_config().seed},
+    ]
+    assert len(set.union(*seeds)) == 3
+
+
+def test_fresh_sequences_are_as_many_as_the_searchs_unless_said_otherwise() -> None:
+    job = parse_job({"lab": LAB, "search": {"num_sequences": 48}})
+    assert [block.first for block in job.fresh_blocks()] == [0, 16, 32]
+    job = parse_job({"lab": LAB, "search": {"fresh_sequences": 16}})
+    assert len(job.fresh_blocks()) == 1
+
+
+def test_the_analysis_compares_every_light_the_one_of_the_plans_first() -> None:
+    lab = {"denoisers": LAB["denoisers"] | {"Hb": "bundled:heavy-b"}}
+    config = parse_job({"lab": lab, "plan": {"light": "M"}}).importance_config()
+    assert (config.heavy, config.heavy_b, config.lights) == ("H", "Hb", ["M", "L"])
+    assert parse_job({"lab": LAB}).importance_config().heavy_b is None
+    chosen = parse_job({"lab": lab, "analyze": {"lights": ["Hb"]}}).importance_config()
+    assert (chosen.heavy_b, chosen.lights) == (None, ["Hb"])
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXT, st.integers(0, 2**62), st.floats(1e-6, 1.0), st.none() | st.floats(0.01, 1.0))
+def test_a_written_job_reads_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory,
+    location: str,
+    seed: int,
+    top_p: float,
+    max_cost: float | None,
+) -> None:
+    search = {"roles": ["L", "M"], "num_light": "all"}
+    if max_cost is not None:
+        search["max_cost"] = max_cost
+    job = parse_job(
+        {
+            "lab": {"denoisers": LAB["denoisers"] | {"L": "bundled:" + location}},
+            "job": {"seed": seed},
+            "plan": {"top_p": top_p},
+            "search": search,
+            "output": {"folder": "/" + location.replace("\0", "")},
+        }
+    )
+    path = tmp_path_factory.mktemp("job") / "job.toml"
+    path.write_text(dump_job(job), encoding="utf-8", newline="")
+    assert load_job(path) == job
+
+
+def test_the_demos_job_is_the_stated_one() -> None:
+    job = demo_job()
+    assert (job.plan.length, job.plan.num_steps, job.search.num_segments) == (64, 50, 10)
+    assert job.search.num_light == 4 and job.search.num_sequences >= 32
+    config = job.importance_config()
+    assert config.num_levels == 50 and config.heavy_b == "Hb" and config.lights == ["L", "M"]
+    assert demo_job(quick=True).importance_config().num_levels >= 50

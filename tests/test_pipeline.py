@@ -1,0 +1,353 @@
+"""The whole thing on tiny models: real tokens, real files, real kills."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import schedlab.pipeline as pipeline
+from schedlab.denoisers import checkpoint
+from schedlab.errors import InputError
+from schedlab.job import Job
+from schedlab.pipeline import calibration, resume, run_analyze, run_demo, run_search, status
+from schedlab.pipeline.progress import LogLines, Silent
+from schedlab.pipeline.run_folder import RunFolder
+from schedlab.pipeline.stages import Bench
+from schedlab.plan import PlanFile
+from schedlab.results.environment_file import EnvironmentFile
+from schedlab.results.importance_file import ImportanceFile
+from schedlab.results.search_file import SearchFile
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_world import tiny_job, write_corpus, write_job, write_models
+
+TRIALS = {"trials": 3, "sampler": "tpe", "roles": ["L", "M"]}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models and a corpus."""
+    folder = tmp_path_factory.mktemp("world")
+    write_models(folder)
+    write_corpus(folder / "corpus.txt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted search with everything in it."""
+    return run_search(search_job(world), tmp_path_factory.mktemp("finished") / "run")
+
+
+def search_job(world: Path) -> Job:
+    return tiny_job(world, search={"num_sequences": 8} | TRIALS)
+
+
+def without_times(path: Path) -> Any:
+    """The result file less what a clock measured."""
+    data = json.loads(path.read_text())
+    for row in data["rows"] + data["fresh"]:
+        row["estimates"].pop("seconds")
+        row.get("cost", {}).pop("seconds", None)
+    return data
+
+
+def evaluations(folder: Path) -> dict[str, int]:
+    """Stored evaluations and when each was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "evals").glob("*.json")}
+
+
+def test_a_search_goes_from_models_and_text_to_picked_schedules(finished: Path) -> None:
+    file = SearchFile.read(finished / "search.json")
+    assert {family for row in file.rows for family in row.families} == {
+        "handmade",
+        "exhaustive",
+        "additive",
+        "optuna",
+    }
+    assert sum("exhaustive" in row.families for row in file.rows) == 6
+    assert {"all_heavy", "all_light", "worst"} <= {why for row in file.fresh for why in row.why}
+    heavy = next(row for row in file.rows if row.name == "all_heavy")
+    assert heavy.paired_log_ppl.value == 0 and heavy.estimates["agreement"].value == 1
+    assert heavy.cost.saved_total == 0 and heavy.in_entropy_band
+    assert [len(row.samples) for row in file.fresh if "all_heavy" in row.why] == [2]
+    assert {item.score for item in file.rank_correlation} == {"loss_gap", "path_kl"}
+    assert len(file.segment_influence) == 4
+
+
+def test_the_additive_scores_are_the_sums_of_the_analysis(finished: Path) -> None:
+    file = SearchFile.read(finished / "search.json")
+    importance = ImportanceFile.read(finished / "importance.json")
+    gap = importance.scores("L").loss_gap
+    kl = importance.scores("L", states="heavy_sampler").path_kl
+    row = next(row for row in file.rows if row.name == "light_second")
+    light = [k for k, role in enumerate(row.schedule.steps) if role == "L"]
+    assert row.additive.loss_gap == pytest.approx(sum(gap[k] for k in light))
+    assert row.additive.path_kl == pytest.approx(sum(kl[k] for k in light))
+
+
+def test_the_environment_names_everything_that_was_used(finished: Path, world: Path) -> None:
+    environment = EnvironmentFile.read(finished / "environment.json")
+    assert set(environment.denoisers) == {"H", "L", "M"}
+    heavy = checkpoint.load(str(world / "heavy"))
+    assert environment.denoisers["H"].sha256 == heavy.fingerprint
+    assert environment.denoisers["H"].num_blocks == 2
+    assert environment.denoisers["H"].num_parameters == sum(p.numel() for p in heavy.parameters())
+    assert environment.corpus is not None and environment.scorer is not None
+    assert environment.precision == "float32" and environment.packages["torch"]
+
+
+def test_a_finished_run_is_left_alone(finished: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+    assert status(finished).complete
+    resume(finished)
+    assert {path.name: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+
+
+RUN_SEARCH = "import sys; from schedlab.pipeline import run_search; run_search(sys.argv[1])"
+RESUME = "import sys; from schedlab.pipeline import resume; resume(sys.argv[1])"
+
+
+def killed_when(code: str, argument: Path, ready: Any) -> None:
+    """Run `code` in a process of its own and SIGKILL it as soon as `ready()`."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(argument)],
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert process.poll() is None, process.stderr.read().decode()
+            assert time.monotonic() < deadline, "it never got so far"
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_search_killed_twice_loses_no_finished_evaluation_and_repeats_none(
+    world: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = search_job(world)
+    job = job.model_copy(update={"output": job.output.model_copy(update={"folder": str(run)})})
+    path = write_job(job, tmp_path / "job.toml")
+    killed_when(RUN_SEARCH, path, lambda: run.exists() and len(evaluations(run)) >= 5)
+    first = evaluations(run)
+    assert 5 <= len(first) < len(evaluations(finished))
+    assert not status(run).complete and status(run).process is None
+    killed_when(RESUME, run, lambda: len(evaluations(run)) >= len(first) + 8)
+    second = evaluations(run)
+    resume(run)
+    last = evaluations(run)
+    # An evaluation that is repeated is written again.
+    assert first.items() <= second.items() <= last.items()
+    assert set(last) == set(evaluations(finished))
+    assert without_times(run / "search.json") == without_times(finished / "search.json")
+    assert status(run).complete
+
+
+class Interrupting(Silent):
+    """Ctrl-C after so many updates."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def update(self, done: int, total: int) -> None:
+        self.after -= 1
+        if self.after == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_leaves_a_folder_that_can_be_resumed(
+    world: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run_analyze(search_job(world), run)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "reporter", lambda: _context(Interrupting(7)))
+        with pytest.raises(KeyboardInterrupt):
+            run_search(search_job(world), run)
+    assert 0 < len(evaluations(run)) < len(evaluations(finished))
+    assert "schedlab resume" in str(status(run))
+    resume(run)
+    assert without_times(run / "search.json") == without_times(finished / "search.json")
+
+
+def _context(value: Any) -> Any:
+    import contextlib
+
+    return contextlib.nullcontext(value)
+
+
+def test_two_coordinators_cannot_work_in_one_folder(world: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        assert status_process(folder) == os.getpid()
+        with pytest.raises(InputError, match=f"process {os.getpid()} is working in it"):
+            run_analyze(tiny_job(world), folder.path)
+    assert status_process(folder) is None
+
+
+def status_process(folder: RunFolder) -> int | None:
+    # Another process asks, as locks belong to open files.
+    code = (
+        "import sys; from schedlab.pipeline.run_folder import RunFolder;"
+        "print(RunFolder(sys.argv[1]).holder() or 0)"
+    )
+    out = subprocess.check_output(
+        [sys.executable, "-c", code, str(folder.path)], cwd=Path(__file__).parents[1]
+    )
+    return int(out) or None
+
+
+def test_another_job_or_other_weights_are_refused(world: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    write_models(models)
+    write_corpus(models / "corpus.txt")
+    run = run_analyze(tiny_job(models), tmp_path / "run")
+    with pytest.raises(InputError, match="belongs to another job"):
+        run_analyze(tiny_job(models, job={"seed": 2}), run)
+    model = checkpoint.load(str(models / "light"))
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    checkpoint.save(models / "light", model, {})
+    with pytest.raises(InputError, match="begun with another denoiser L"):
+        run_search(tiny_job(models), run)
+
+
+def test_an_edited_job_is_done_again_as_far_as_it_changed(world: Path, tmp_path: Path) -> None:
+    job = tiny_job(world)
+    run = run_search(job, tmp_path / "run")
+    before = evaluations(run)
+    analyzed = (run / "importance.json").stat().st_mtime_ns
+    more = tiny_job(world, search={"num_sequences": 12, "num_segments": 4})
+    write_job(more, run / "job.toml")
+    assert [(stage.name, stage.done) for stage in status(run).stages] == [
+        ("analyze", True),
+        ("search", False),
+    ]
+    resume(run)
+    assert SearchFile.read(run / "search.json").setting.num_sequences == 12
+    assert before.items() <= evaluations(run).items()  # blocks are added, none is run again
+    assert (run / "importance.json").stat().st_mtime_ns == analyzed
+
+
+def test_given_prefixes_stand_in_every_sample(world: Path, tmp_path: Path) -> None:
+    table = {"prefix_length": 3, "additive": False, "num_segments": 2, "num_light": 1}
+    run = run_search(tiny_job(world, search={"num_sequences": 4} | table), tmp_path / "run")
+    file = SearchFile.read(run / "search.json")
+    assert file.setting.prefix_length == 3 and not (run / "importance.json").exists()
+    texts = {row.samples[0] for row in file.fresh if row.samples}
+    assert len({text[:5] for text in texts}) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"corpus": {"source": "/nowhere.txt"}}, "no such file"),
+        ({"lab": {"scorer": "/nowhere"}}, "/nowhere"),
+        ({"plan": {"length": 64}}, "longer than|trained for|made for|windows"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    change: dict[str, Any], message: str, world: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        run_search(tiny_job(world, **change), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_job_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run folder to go on with"):
+        resume(tmp_path)
+    with pytest.raises(InputError, match="no run folder to go on with"):
+        status(tmp_path / "nowhere")
+
+
+def test_the_demo_ends_with_a_report_a_plan_and_samples(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"num_segments": 4, "num_light": 2, "num_sequences": 16, "block_size": 16}
+
+    def tiny_demo(**_: object) -> Job:
+        # A knee needs a plan that saves something within the band: random models write alike.
+        return tiny_job(world, search=small | {"entropy_nats": 10.0})
+
+    monkeypatch.setattr(pipeline, "demo_job", tiny_demo)
+    monkeypatch.setattr(calibration, "MIN_WINDOWS", 8)
+    paths = run_demo(tmp_path / "demo", seed=1, minutes=0)
+    assert paths.html.stat().st_size > 10_000 and paths.pdf is not None and paths.pdf.exists()
+    plan_file = PlanFile.read(paths.plan)
+    assert plan_file.measured["gen_ppl"].seeds == [tiny_demo().fresh_seed]
+    assert paths.samples.read_text(encoding="utf-8").count("--- sample") == 2
+    assert SearchFile.read(paths.folder / "search.json").setting.num_sequences == 32
+    again = run_demo(tmp_path / "demo", seed=1)
+    assert again == paths
+    with pytest.raises(InputError, match="holds another job"):
+        run_demo(tmp_path / "demo", seed=2)
+
+
+def timings(factor: float = 1.0) -> calibration.Timings:
+    """A machine that is `factor` times as slow as a small laptop."""
+    return calibration.Timings(
+        step={"H": 0.03 * factor, "L": 0.012 * factor},
+        record=0.05 * factor,
+        window=0.2 * factor,
+        trajectory=0.2 * factor,
+        swap=0.5 * factor,
+    )
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.0])
+def test_a_sized_job_fits_the_time_and_uses_most_of_it(factor: float) -> None:
+    job = calibration.size(pipeline.demo_job(), timings(factor), 600.0)
+    seconds = calibration.estimate_seconds(job, timings(factor))
+    at_limit = job.search.num_sequences == calibration.MAX_SEQUENCES
+    assert seconds <= 600.0
+    assert at_limit or seconds > 350.0
+    assert job.search.num_sequences % 16 == 0
+
+
+def test_however_slow_the_machine_the_stated_minimum_is_measured() -> None:
+    job = calibration.size(pipeline.demo_job(), timings(1000.0), 60.0)
+    assert job.search.num_sequences == 32 and job.analyze.num_windows == 64
+
+
+def test_timing_a_machine_gives_positive_seconds(world: Path, tmp_path: Path) -> None:
+    measured = calibration.measure(Bench(tiny_job(world), RunFolder(tmp_path), Silent()))
+    assert set(measured.step) == {"H", "L"}
+    assert min([*measured.step.values(), measured.record, measured.window]) > 0
+    assert measured.trajectory > 0 and measured.swap >= 0
+    assert list(tmp_path.iterdir()) == []  # timing leaves nothing behind
+
+
+def test_without_a_terminal_progress_is_a_line_now_and_then(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with caplog.at_level(logging.INFO):
+        lines = LogLines()
+        lines.stage("sampling")
+        for done in range(100, 301):  # 100 were there before and took no time
+            lines.update(done, 400)
+            clock[0] += 1.0
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "sampling"
+    assert messages[1] == "sampling: 115 of 400, about 4.8 min left"
+    assert len(messages) == 1 + 200 // 15
