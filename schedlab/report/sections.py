@@ -24,7 +24,15 @@ from schedlab.report.content import (
 from schedlab.report.figures import curves, front, schedules, steps
 from schedlab.report.findings import findings
 from schedlab.report.run_data import RunData
-from schedlab.report.words import change, interval, number, one_line, percent, visible
+from schedlab.report.words import (
+    change,
+    interval,
+    number,
+    one_line,
+    percent,
+    visible,
+    without_folders,
+)
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.results.search_file import FreshRow, SearchFile
 
@@ -380,11 +388,15 @@ def _provenance(run: RunData) -> Section:
             Table(
                 name="provenance-table",
                 title="What this report was made from",
-                caption="The report reads these files only and can be rebuilt from them anywhere.",
+                caption="The report reads these files only and can be rebuilt from them anywhere."
+                " Absolute paths are cut to their last part.",
                 columns=(Column("what"), Column("value")),
-                rows=tuple((Cell(one_line(k)), Cell(visible(v, max_length=600))) for k, v in rows),
+                rows=tuple(
+                    (Cell(one_line(k)), Cell(visible(without_folders(v), max_length=600)))
+                    for k, v in rows
+                ),
             ),
-            Code("The job", visible(run.job)) if run.job is not None else None,
+            Code("The job", visible(without_folders(run.job))) if run.job is not None else None,
         ],
     )
 

@@ -7,9 +7,13 @@ passes `number`, `interval`, `percent` or `flops`, so that one quantity looks th
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 
 from schedlab.results import Estimate
+
+# The folders of an absolute path, at the start or behind a blank or a quotation mark.
+_FOLDERS = re.compile(r"(?<![^\s\"'])(?:[A-Za-z]:)?[/\\](?:[^\s\"'/\\]+[/\\])+")
 
 MINUS = "\N{MINUS SIGN}"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -46,6 +50,11 @@ def _visible_character(character: str) -> str:
 def one_line(text: str, *, max_length: int = 60) -> str:
     """Untrusted text on one line, cut to `max_length` characters."""
     return visible(" ".join(text.split()), max_length=max_length)
+
+
+def without_folders(text: str) -> str:
+    """Absolute paths cut to their last part: reports are passed on, home folders need not be."""
+    return _FOLDERS.sub("\N{HORIZONTAL ELLIPSIS}/", text)
 
 
 def number(value: float, *, digits: int = 3) -> str:

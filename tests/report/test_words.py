@@ -19,6 +19,7 @@ from schedlab.report.words import (
     percent,
     spoken_change,
     visible,
+    without_folders,
 )
 from schedlab.results import Estimate
 
@@ -109,6 +110,19 @@ def test_visible_text_can_always_be_written_and_steers_nothing(text: str) -> Non
     shown.encode("utf-8")
     assert not any(ord(c) < 0x20 and c != "\n" for c in shown)
     assert visible(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('folder = "/home/someone/runs/demo"', 'folder = "\N{HORIZONTAL ELLIPSIS}/demo"'),
+        ("/data/models/heavy, 12 blocks", "\N{HORIZONTAL ELLIPSIS}/heavy, 12 blocks"),
+        ("C:\\Users\\someone\\heavy", "\N{HORIZONTAL ELLIPSIS}/heavy"),
+        ("bundled:heavy models/heavy 3/4 a/b", "bundled:heavy models/heavy 3/4 a/b"),
+    ],
+)
+def test_absolute_paths_are_cut_to_their_last_part(text: str, shown: str) -> None:
+    assert without_folders(text) == shown
 
 
 def test_one_line_is_cut_with_an_ellipsis() -> None:
