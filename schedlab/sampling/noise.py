@@ -6,7 +6,7 @@ numbers).
 
 Every address seeds a SplitMix64 stream (Steele, Lea, Flood 2014: counter-based, passes BigCrush):
 element j of the stream at address key a is mix(a + (j + 1) * golden). Integer arithmetic on int64
-wraps, so the bits are equal on every device. Uniforms have 53 bits and lie in (0, 1), so Gumbel
+wraps, so the bits are equal on every device. Uniforms have 52 bits and lie in (0, 1), so Gumbel
 noise is float64-correct: it reaches 36.7, where float32 noise is cut at 16.6 and lowers the
 entropy of what is drawn.
 
@@ -106,5 +106,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def _to_unit(x: Tensor) -> Tensor:
-    """The upper 53 bits as a float64 in (0, 1): (bits + 1/2) / 2^53."""
-    return (_shift_right(x, 11).to(torch.float64) + 0.5) * 2.0**-53
+    """The upper 52 bits as a float64 in (0, 1): (bits + 1/2) / 2^52.
+
+    With 53 bits the half would not fit: the largest would be rounded to 1.
+    """
+    return (_shift_right(x, 12).to(torch.float64) + 0.5) * 2.0**-52

@@ -62,6 +62,11 @@ def test_uniforms_are_uniform_and_pairs_are_independent():
 def test_gumbels_have_the_right_law_far_into_the_tail():
     g = gumbels(ids_of(1000), Purpose.TOKEN, torch.zeros(1000, dtype=torch.int64), 0, 1000)
     assert stats.kstest(g.flatten()[:200_000].numpy(), "gumbel_r").pvalue > 1e-4
-    smallest = torch.tensor([2.0**-54], dtype=torch.float64)
-    # The largest Gumbel value that 53 bits can give is far beyond float32's 16.6.
-    assert -torch.log(-torch.log1p(-smallest)) > 36
+
+
+def test_the_extreme_uniforms_lie_inside_the_open_interval_and_give_finite_gumbels():
+    extremes = noise_module._to_unit(torch.tensor([0, -1]))  # no bit set, all bits set
+    assert 0 < extremes[0] < 1e-15 and 1 - 1e-15 < extremes[1] < 1
+    low, high = (-torch.log(-torch.log(extremes))).tolist()
+    # Far beyond float32's 16.6.
+    assert -3.7 < low < -3.5 and 36 < high < 37
