@@ -127,6 +127,7 @@ class SearchConfig(Record):
         fresh_sequences: per plan measured again on fresh seeds; `num_sequences` by default.
         block_size: sequences of a stored evaluation.
         max_batch: sequences of a batch; changes time and memory only.
+        workers: processes that sample; by default one per core, and one where there is a GPU.
         prefix_length: tokens of held-out text given at the start of every sequence.
         entropy_nats, entropy_standard_errors: half width of the entropy band around all-heavy is
             the larger of the two.
@@ -147,6 +148,7 @@ class SearchConfig(Record):
     fresh_sequences: Count | None = None
     block_size: Count = BLOCK_SIZE
     max_batch: Count = 64
+    workers: Count | None = None
     prefix_length: Natural = 0
     entropy_nats: Annotated[float, Field(ge=0)] = 0.1
     entropy_standard_errors: Annotated[float, Field(ge=0)] = 3.0

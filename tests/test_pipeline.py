@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -17,13 +19,15 @@ import torch
 
 import schedlab.pipeline as pipeline
 from schedlab.denoisers import checkpoint
-from schedlab.errors import InputError
+from schedlab.errors import InputError, SchedlabError
 from schedlab.job import Job
 from schedlab.pipeline import calibration, resume, run_analyze, run_demo, run_search, status
 from schedlab.pipeline.progress import LogLines, Silent
 from schedlab.pipeline.run_folder import RunFolder
 from schedlab.pipeline.stages import Bench
-from schedlab.plan import PlanFile
+from schedlab.pipeline.workers import ParallelEvaluator
+from schedlab.plan import ModelSchedule, PlanFile
+from schedlab.results import Store
 from schedlab.results.environment_file import EnvironmentFile
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.results.search_file import SearchFile
@@ -119,11 +123,11 @@ RUN_SEARCH = "import sys; from schedlab.pipeline import run_search; run_search(s
 RESUME = "import sys; from schedlab.pipeline import resume; resume(sys.argv[1])"
 
 
-def killed_when(code: str, argument: Path, ready: Any) -> None:
+def killed_when(code: str, argument: Path, ready: Any, *more: str) -> None:
     """Run `code` in a process of its own and SIGKILL it as soon as `ready()`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(argument)],
+        [sys.executable, "-c", code, str(argument), *more],
         env=environment,
         cwd=Path(__file__).parents[1],
         stderr=subprocess.PIPE,
@@ -179,19 +183,13 @@ def test_ctrl_c_leaves_a_folder_that_can_be_resumed(
     run = tmp_path / "run"
     run_analyze(search_job(world), run)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "reporter", lambda: _context(Interrupting(7)))
+        patch.setattr(pipeline, "reporter", lambda: contextlib.nullcontext(Interrupting(7)))
         with pytest.raises(KeyboardInterrupt):
             run_search(search_job(world), run)
     assert 0 < len(evaluations(run)) < len(evaluations(finished))
     assert "schedlab resume" in str(status(run))
     resume(run)
     assert without_times(run / "search.json") == without_times(finished / "search.json")
-
-
-def _context(value: Any) -> Any:
-    import contextlib
-
-    return contextlib.nullcontext(value)
 
 
 def test_two_coordinators_cannot_work_in_one_folder(world: Path, tmp_path: Path) -> None:
@@ -284,9 +282,10 @@ def test_the_demo_ends_with_a_report_a_plan_and_samples(
 ) -> None:
     small = {"num_segments": 4, "num_light": 2, "num_sequences": 16, "block_size": 16}
 
-    def tiny_demo(**_: object) -> Job:
+    def tiny_demo(seed: int = 1, **_: object) -> Job:
         # A knee needs a plan that saves something within the band: random models write alike.
-        return tiny_job(world, search=small | {"entropy_nats": 10.0})
+        search = small | {"entropy_nats": 10.0, "workers": 1}
+        return tiny_job(world, job={"seed": seed}, search=search)
 
     monkeypatch.setattr(pipeline, "demo_job", tiny_demo)
     monkeypatch.setattr(calibration, "MIN_WINDOWS", 8)
@@ -300,6 +299,67 @@ def test_the_demo_ends_with_a_report_a_plan_and_samples(
     assert again == paths
     with pytest.raises(InputError, match="holds another job"):
         run_demo(tmp_path / "demo", seed=2)
+
+
+def test_workers_give_the_same_results_and_end_with_the_search(
+    world: Path, finished: Path, tmp_path: Path
+) -> None:
+    job = tiny_job(world)
+    folder = RunFolder(tmp_path)
+    local = Bench(job, folder, Silent()).evaluator().local
+    plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8", "H4 L4")]
+    with contextlib.closing(ParallelEvaluator(local, job.lab, num_workers=2, min_work=1)) as many:
+        measured = many(plans, job.blocks())
+        pids = many.pids
+    assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    stored = evaluations(tmp_path)
+    assert len(stored) == 3 * len(job.blocks())
+    # The same keys and tokens as a search in one process.
+    assert stored.keys() <= evaluations(finished).keys()
+    one = dataclasses.replace(local, store=Store(finished))(plans, job.blocks())
+    for ours, theirs in zip(measured, one, strict=True):
+        assert (ours.tokens_SL == theirs.tokens_SL).all()
+        assert ours.estimates["log_gen_ppl"] == theirs.estimates["log_gen_ppl"]
+
+
+def test_what_goes_wrong_in_a_worker_is_said_here(world: Path, tmp_path: Path) -> None:
+    job = tiny_job(world)
+    local = Bench(job, RunFolder(tmp_path), Silent()).evaluator().local
+    broken = job.lab.model_copy(update={"denoisers": {"H": str(tmp_path / "nowhere")}})
+    plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8")]
+    many = ParallelEvaluator(local, broken, num_workers=2, min_work=1)
+    with contextlib.closing(many), pytest.raises(InputError, match="nowhere"):
+        many(plans, job.blocks())
+
+
+def test_a_dead_worker_is_noticed(world: Path, tmp_path: Path) -> None:
+    job = tiny_job(world)
+    local = Bench(job, RunFolder(tmp_path), Silent()).evaluator().local
+    plans = [job.plan.plan(ModelSchedule.parse("H8"))]
+
+    def kill_first(done: int, total: int) -> None:
+        os.kill(many.pids[0], signal.SIGKILL)
+
+    local = dataclasses.replace(local, progress=kill_first)
+    many = ParallelEvaluator(local, job.lab, num_workers=2, min_work=1)
+    with contextlib.closing(many), pytest.raises(SchedlabError, match="a worker process ended"):
+        many(plans, job.blocks())
+
+
+def test_workers_die_with_a_killed_coordinator(world: Path, tmp_path: Path) -> None:
+    job = tiny_job(
+        world, search={"num_segments": 8, "num_light": "all", "additive": False, "workers": 2}
+    )
+    path = write_job(job, tmp_path / "job.toml")
+    run = tmp_path / "run"
+    code = (
+        "import sys; from schedlab.pipeline import run_search;run_search(sys.argv[1], sys.argv[2])"
+    )
+    killed_when(code, path, lambda: run.exists() and len(evaluations(run)) >= 3, str(run))
+    time.sleep(1.0)
+    after = evaluations(run)
+    time.sleep(1.0)
+    assert evaluations(run) == after and len(after) < 2 * 256
 
 
 def timings(factor: float = 1.0) -> calibration.Timings:

@@ -78,14 +78,40 @@ def evaluate(
         SchedlabError: a denoiser or the scorer gave numbers that are not finite. Whatever was
             finished before stays in the store.
     """
+    run_missing(
+        plans,
+        blocks,
+        lab=lab,
+        store=store,
+        prompts=prompts,
+        max_batch=max_batch,
+        progress=progress,
+    )
+    return [
+        merge([_stored(store, identity_of(plan, block, lab, prompts).key) for block in blocks])
+        for plan in plans
+    ]
+
+
+def run_missing(
+    plans: Sequence[Plan],
+    blocks: Sequence[SeedBlock],
+    *,
+    lab: Lab,
+    store: Store,
+    prompts: Prompts | None = None,
+    max_batch: int = MAX_BATCH,
+    progress: Progress | None = None,
+) -> None:
+    """Run and store what the store does not hold; `evaluate` without the merging."""
     _check(plans, blocks, lab, prompts, max_batch)
     identities = {
-        (plan, block): _identity(plan, block, lab, prompts)
+        (plan, block): identity_of(plan, block, lab, prompts)
         for plan in dict.fromkeys(plans)
         for block in blocks
     }
     # Damaged files count as missing, so every record is read here and not merely looked for. They
-    # are read again below instead of kept: tokens as lists take far more memory than as arrays.
+    # are read again for merging instead of kept: tokens as lists take far more memory than arrays.
     missing = [work for work, identity in identities.items() if store.get(identity.key) is None]
     done, total = len(identities) - len(missing), len(identities)
     if progress is not None:
@@ -96,12 +122,10 @@ def evaluate(
             done += 1
             if progress is not None:
                 progress(done, total)
-    return [
-        merge([_stored(store, identities[plan, block].key) for block in blocks]) for plan in plans
-    ]
 
 
-def _identity(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None) -> Identity:
+def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None) -> Identity:
+    """What the record of a plan on a block is known by in the store."""
     return Identity(
         plan=plan,
         block=block,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schedlab.errors import InputError
 from schedlab.job import Job, load_job
@@ -19,6 +20,9 @@ from schedlab.pipeline.demo import MINUTES, demo_job
 from schedlab.pipeline.progress import reporter
 from schedlab.pipeline.run_folder import JOB, PLAN, SAMPLES, RunFolder, Stage
 from schedlab.pipeline.status import RunStatus, status
+
+if TYPE_CHECKING:
+    from schedlab.pipeline.stages import Bench
 
 __all__ = [
     "DemoPaths",
@@ -108,25 +112,20 @@ def run_demo(
         quick: a much smaller job, at the lower limits.
         seed: of everything random.
     """
+    from schedlab.pipeline import calibration
     from schedlab.pipeline.stages import Bench
 
     folder = RunFolder(run_dir)
-    if (folder / JOB).exists():
-        job = folder.job
-        if job.job.name != demo_job(quick=quick).job.name or job.job.seed != seed:
-            raise InputError(
-                f"{folder.path}: holds another job ({job.job.name}, seed {job.job.seed}); choose"
-                " another folder"
-            )
-    else:
-        from schedlab.pipeline import calibration
-
-        job = demo_job(quick=quick, seed=seed, folder=str(folder.path.absolute()))
-        with reporter() as progress:
-            bench = Bench(job, folder, progress)
+    stages: tuple[Stage, ...] = ("analyze", "search", "report", "export")
+    with folder.lock(), reporter() as progress:
+        wanted = demo_job(quick=quick, seed=seed, folder=str(folder.path.absolute()))
+        bench = Bench(_job_of(folder, wanted), folder, progress)
+        if not (folder / JOB).exists():
             timings = calibration.measure(bench)
-        job = calibration.size(job, timings, 0.0 if quick else 60 * minutes)
-    _run(job, run_dir, ("analyze", "search", "report", "export"))
+            bench.job = calibration.size(
+                wanted, timings, 0.0 if quick else 60 * minutes, num_workers=bench.num_workers
+            )
+        _do(bench, stages)
     pdf = folder / "report.pdf"
     return DemoPaths(
         folder=folder.path,
@@ -141,14 +140,32 @@ def _loaded(job: Job | PathLike) -> Job:
     return job if isinstance(job, Job) else load_job(job)
 
 
+def _job_of(folder: RunFolder, wanted: Job) -> Job:
+    """The job of a demo that was begun in the folder, else the wanted one."""
+    if not (folder / JOB).exists():
+        return wanted
+    job = folder.job
+    if job.job != wanted.job:
+        raise InputError(
+            f"{folder.path}: holds another job ({job.job.name}, seed {job.job.seed}); choose"
+            " another folder"
+        )
+    return job
+
+
 def _run(job: Job, run_dir: PathLike | None, stages: tuple[Stage, ...]) -> Path:
     """Do the stages that are not done, holding the folder."""
-    from schedlab.pipeline.stages import STAGES, Bench
+    from schedlab.pipeline.stages import Bench
 
     folder = RunFolder(run_dir if run_dir is not None else job.output.folder)
     with folder.lock(), reporter() as progress:
-        folder.begin(job, stages)
-        bench = Bench(job, folder, progress)
-        for stage in stages:
-            STAGES[stage](bench)
+        _do(Bench(job, folder, progress), stages)
     return folder.path
+
+
+def _do(bench: Bench, stages: tuple[Stage, ...]) -> None:
+    from schedlab.pipeline.stages import STAGES
+
+    bench.folder.begin(bench.job, stages)
+    for stage in stages:
+        STAGES[stage](bench)

@@ -10,8 +10,10 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from schedlab.evaluation.evaluator import Evaluator
 from schedlab.evaluation.prefix_tree import steps_to_run
@@ -43,6 +45,7 @@ class Timings:
         window: the analysis of one held-out window.
         trajectory: of one trajectory of the heavy sampler.
         swap: of one trajectory with every segment swapped in turn.
+        fixed: the analysis of any number of sequences, beside those.
     """
 
     step: Mapping[str, float]
@@ -50,52 +53,37 @@ class Timings:
     window: float
     trajectory: float
     swap: float
+    fixed: float = 0.0
 
 
 def measure(bench: Bench) -> Timings:
-    """Time one block of the two constant schedules, and a small analysis: a few seconds."""
+    """Time one block of the two constant schedules, and a small analysis: some seconds."""
     bench.reporter.stage("timing this machine")
-    job = bench.job
-    heavy, light = (
-        job.plan.plan(ModelSchedule.constant(role, job.plan.num_steps))
-        for role in (job.plan.heavy, job.plan.light)
-    )
-    (block,) = seed_blocks(CALIBRATION_SEED, job.search.block_size, job.search.block_size)
-    with tempfile.TemporaryDirectory() as folder:
-        evaluator = Evaluator(bench.lab, Store(folder))
-        warm_up = job.plan.plan(ModelSchedule.parse(f"{job.plan.light}2"))
-        evaluator([warm_up], [block])
-        begin = time.perf_counter()
-        measured = evaluator([heavy, light], [block])
-        elapsed = time.perf_counter() - begin
-    sampling = [float(measurement.seconds_S.sum()) for measurement in measured]
-    return Timings(
-        step={
-            role: seconds / job.plan.num_steps
-            for role, seconds in zip((job.plan.heavy, job.plan.light), sampling, strict=True)
-        },
-        record=max(0.0, elapsed - sum(sampling)) / 2,
-        **_time_analysis(bench),
-    )
+    return Timings(**_time_sampling(bench), **_time_analysis(bench))
 
 
-def size(job: Job, timings: Timings, seconds: float) -> Job:
-    """The job with as many windows and sequences as fit into `seconds`, within the limits."""
+def size(job: Job, timings: Timings, seconds: float, *, num_workers: int = 1) -> Job:
+    """The job with as many windows and sequences as fit into `seconds`, within the limits.
+
+    The blocks of sequences become a multiple of the workers, which would be idle otherwise.
+    """
     analysis_seconds = ANALYSIS_SHARE * seconds
     at_64 = 64 * timings.window + 16 * timings.trajectory + 8 * timings.swap
-    factor = int(np.clip(analysis_seconds / at_64, 1, MAX_WINDOWS // MIN_WINDOWS))
+    factor = int(
+        np.clip((analysis_seconds - timings.fixed) / at_64, 1, MAX_WINDOWS // MIN_WINDOWS)
+    )
     analyze_table = {
         "num_windows": MIN_WINDOWS * factor,
         "sampled_sequences": 16 * min(factor, 4),
         "propagation_sequences": 8 * min(factor, 4),
     }
-    left = seconds - factor * at_64
+    left = seconds - timings.fixed - factor * at_64
     per_block, once = _search_seconds(job, timings)
     block_size = job.search.block_size
-    blocks = int(np.floor((left - once) / per_block)) if left > once else 0
+    rounds = int((left - once) / per_block) if left > once else 0
     smallest = -(-MIN_SEQUENCES // block_size)
     largest = max(smallest, MAX_SEQUENCES // block_size)
-    num_sequences = int(np.clip(blocks, smallest, largest)) * block_size
+    num_sequences = int(np.clip(rounds * num_workers, smallest, largest)) * block_size
     return job.model_copy(
         update={
             "analyze": job.analyze.model_copy(update=analyze_table),
@@ -104,7 +92,7 @@ def size(job: Job, timings: Timings, seconds: float) -> Job:
     )
 
 
-def estimate_seconds(job: Job, timings: Timings) -> float:
+def estimate_seconds(job: Job, timings: Timings, *, num_workers: int = 1) -> float:
     """How long analysis and search of a job will take, roughly."""
     table = job.analyze
     analysis = (
@@ -113,7 +101,7 @@ def estimate_seconds(job: Job, timings: Timings) -> float:
         + table.propagation_sequences * timings.swap
     )
     per_block, once = _search_seconds(job, timings)
-    return analysis + once + per_block * len(job.blocks())
+    return timings.fixed + analysis + once + per_block * -(-len(job.blocks()) // num_workers)
 
 
 def _search_seconds(job: Job, timings: Timings) -> tuple[float, float]:
@@ -135,31 +123,59 @@ def _search_seconds(job: Job, timings: Timings) -> tuple[float, float]:
     return per_block, len(plans) * _STATISTICS_SECONDS
 
 
-def _time_analysis(bench: Bench) -> dict[str, float]:
-    """Seconds per window, trajectory and swapped trajectory."""
-    num_windows, sampled, swapped = _PROBE
-    whole = bench.job.importance_config()
-    small = whole.model_copy(
+def _time_sampling(bench: Bench) -> dict[str, Any]:
+    """Seconds per step and record, in one thread if that is how workers will run."""
+    job, roles = bench.job, (bench.job.plan.heavy, bench.job.plan.light)
+    plans = [job.plan.plan(ModelSchedule.constant(role, job.plan.num_steps)) for role in roles]
+    block_size = job.search.block_size
+    blocks = seed_blocks(CALIBRATION_SEED, block_size, block_size)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if bench.num_workers > 1 else threads)
+        with tempfile.TemporaryDirectory() as folder:
+            evaluator = Evaluator(bench.lab, Store(folder), prompts=bench.prompts)
+            warm_up = job.plan.plan(ModelSchedule.constant(job.plan.light, 2))
+            evaluator([warm_up], blocks)
+            begin = time.perf_counter()
+            measured = evaluator(plans, blocks)
+            elapsed = time.perf_counter() - begin
+    finally:
+        torch.set_num_threads(threads)
+    sampling = [float(measurement.seconds_S.sum()) for measurement in measured]
+    return {
+        "step": {
+            role: seconds / job.plan.num_steps
+            for role, seconds in zip(roles, sampling, strict=True)
+        },
+        "record": max(0.0, elapsed - sum(sampling)) / len(plans),
+    }
+
+
+def _time_analysis(bench: Bench) -> dict[str, Any]:
+    """Seconds per window, trajectory and swapped trajectory, and for the estimates."""
+    sizes = dict(zip(("window", "trajectory", "swap"), _PROBE, strict=True))
+    config = bench.job.importance_config().model_copy(
         update={
-            "sampled_sequences": sampled,
-            "propagation_sequences": 0,
-            "bootstrap_resamples": 100,
+            "sampled_sequences": sizes["trajectory"],
+            "propagation_sequences": sizes["swap"],
             "seed": CALIBRATION_SEED,
         }
     )
-    windows = bench.windows(num_windows)
+    windows = bench.windows(sizes["window"])
+    marks: dict[str, list[float]] = {}
 
-    def seconds(**changes: object) -> float:
-        begin = time.perf_counter()
-        analyze(bench.lab, windows, small.model_copy(update=changes))
-        return time.perf_counter() - begin
+    def mark(name: str, done: int, total: int) -> None:
+        marks.setdefault(name, []).append(time.perf_counter())
 
-    heavy = ["heavy_sampler"]
-    window = seconds(states=["forward"]) if "forward" in whole.states else 0.0
-    trajectory = seconds(states=heavy)
-    swap = seconds(states=heavy, propagation_sequences=swapped) - trajectory
-    return {
-        "window": window / num_windows,
-        "trajectory": trajectory / sampled if "heavy_sampler" in whole.states else 0.0,
-        "swap": max(0.0, swap) / swapped if whole.propagation_sequences else 0.0,
-    }
+    begin = time.perf_counter()
+    analyze(bench.lab, windows, config, mark)
+    total = time.perf_counter() - begin
+    # Progress is told after each part of a stage: of a stage's first part only the end is known,
+    # save for the first stage.
+    seconds = {}
+    for (name, number), times in zip(sizes.items(), marks.values(), strict=False):
+        start = begin if name == "window" else times[0]
+        parts = len(times) if name == "window" else len(times) - 1
+        seconds[name] = (times[-1] - start) * len(times) / max(1, parts) / number
+    compute = sum(seconds[name] * sizes[name] for name in seconds)
+    return {name: seconds.get(name, 0.0) for name in sizes} | {"fixed": max(0.0, total - compute)}

@@ -155,7 +155,11 @@ class RunFolder:
 
 def _digest(stage: Stage, job: Job) -> str:
     tables = job.model_dump(mode="json", include=set(STAGE_TABLES.get(stage, ())))
-    # Where it is split changes time and memory, not the result.
-    tables.get("search", {}).pop("max_batch", None)
-    tables.get("analyze", {}).pop("max_batch_tokens", None)
+    # How work is split changes time and memory, not the result.
+    for table, keys in {
+        "search": ("max_batch", "workers"),
+        "analyze": ("max_batch_tokens", "head_budget_bytes"),
+    }.items():
+        for key in keys:
+            tables.get(table, {}).pop(key, None)
     return sha256_text(canonical_json(tables))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 import platform
 from collections.abc import Callable
 from functools import cached_property
@@ -34,6 +36,7 @@ from schedlab.pipeline.run_folder import (
     RunFolder,
     Stage,
 )
+from schedlab.pipeline.workers import ParallelEvaluator
 from schedlab.plan.plan import DenoiserRef, FileRef
 from schedlab.report import build_report
 from schedlab.results import Store
@@ -52,6 +55,8 @@ from schedlab.text.tokenizer import Tokenizer
 from schedlab.text.windows import Windows, held_out_windows
 
 log = logging.getLogger(__name__)
+
+MAX_WORKERS = 8
 
 
 @dataclasses.dataclass
@@ -101,15 +106,25 @@ class Bench:
         number = max(table.num_sequences, table.fresh_sequences or 0)
         return Prompts.of(self.windows(number).tokens_SL[:, :length])
 
-    def evaluator(self) -> Evaluator:
+    @property
+    def num_workers(self) -> int:
+        """Processes that sample."""
+        if self.job.search.workers is not None:
+            return self.job.search.workers
+        if self.lab.device_kind != "cpu":
+            return 1
+        return min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+    def evaluator(self) -> ParallelEvaluator:
         """Runs plans and stores what they give."""
-        return Evaluator(
+        local = Evaluator(
             self.lab,
             Store(self.folder.path),
             prompts=self.prompts,
             max_batch=max(self.job.search.max_batch, self.job.search.block_size),
             progress=self.reporter.update,
         )
+        return ParallelEvaluator(local, self.job.lab, self.num_workers)
 
 
 def analyze_stage(bench: Bench) -> None:
@@ -147,19 +162,20 @@ def search_stage(bench: Bench) -> None:
     costs = _costs(bench)
     folder.expect((len(propose(job, costs)) + job.search.trials) * len(job.blocks()))
     lab = bench.lab
-    file = search(
-        job,
-        bench.evaluator(),
-        Context(
-            scorer=lab.scorer.name,
-            precision=lab.precision,
-            corpus_fingerprint=bench.corpus.fingerprint if bench.needs_corpus else "",
-            fingerprint=canonical_json(lab.context()),
-        ),
-        costs=costs,
-        database=folder / DATABASE if job.search.trials else None,
-        stage=bench.reporter.stage,
-    )
+    with contextlib.closing(bench.evaluator()) as evaluator:
+        file = search(
+            job,
+            evaluator,
+            Context(
+                scorer=lab.scorer.name,
+                precision=lab.precision,
+                corpus_fingerprint=bench.corpus.fingerprint if bench.needs_corpus else "",
+                fingerprint=canonical_json(lab.context()),
+            ),
+            costs=costs,
+            database=folder / DATABASE if job.search.trials else None,
+            stage=bench.reporter.stage,
+        )
     file.write(folder / SEARCH)
     folder.mark_done("search", job)
 
@@ -191,11 +207,6 @@ STAGES: dict[Stage, Callable[[Bench], None]] = {
     "report": report_stage,
     "export": export_stage,
 }
-
-
-def stages_of_search(job: Job) -> tuple[Stage, ...]:
-    """What a search needs done: the analysis, where additive schedules are wanted."""
-    return ("analyze", "search") if job.search.additive else ("search",)
 
 
 def write_environment(bench: Bench, *, with_corpus: bool) -> None:

@@ -168,7 +168,7 @@ def test_shared_segments_run_once(
     monkeypatch.setattr(evaluate_module, "_record", lambda identity, *_: identity)
     lab, block = oracle_lab(), BLOCKS[0]
     identities = {
-        (plan, block): evaluate_module._identity(plan, block, lab, None) for plan in plans
+        (plan, block): evaluate_module.identity_of(plan, block, lab, None) for plan in plans
     }
     finished = list(evaluate_module._run_tree(plans, [block], identities, lab, None))
     assert len(runs) == segment_runs
@@ -244,7 +244,7 @@ def test_the_key_covers_everything_that_determines_a_record(
     lab, plan, block, prompts = oracle_lab(), plan_of("H5 L5"), BLOCKS[0], None
 
     def key() -> str:
-        return evaluate_module._identity(plan, block, lab, prompts).key
+        return evaluate_module.identity_of(plan, block, lab, prompts).key
 
     before = key()
     assert key() == before
@@ -270,7 +270,7 @@ def test_the_key_covers_everything_that_determines_a_record(
 
 
 def test_a_denoiser_that_a_plan_does_not_use_leaves_its_key_alone() -> None:
-    identity = evaluate_module._identity
+    identity = evaluate_module.identity_of
     two, three = oracle_lab("HL"), oracle_lab("HLM")
     plan = plan_of("H5 L5")
     assert identity(plan, BLOCKS[0], two, None).key == identity(plan, BLOCKS[0], three, None).key
