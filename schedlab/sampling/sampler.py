@@ -9,7 +9,7 @@ States are values: `advance` never changes its input, so a prefix tree of schedu
 any state. All randomness is addressed (`schedlab.sampling.noise`).
 
 Legend: B sequences, L positions, P prefix positions, R rows that run, N revealed positions,
-D features, V vocabulary.
+D features, V vocabulary, C a chunk of the N.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from schedlab.plan import Plan
 from schedlab.policies import StepView, timestep_policy
 from schedlab.processes import MaskedProcess, alpha, time_grid
 from schedlab.sampling.noise import Purpose, SequenceIds, gumbels, uniforms
+
+MAX_DRAW_ENTRIES = 1 << 23
+"""Bound on N * V in one draw: 64 MiB for each of a handful of float64 arrays."""
 
 
 @dataclass(frozen=True)
@@ -166,17 +169,21 @@ def _draw(
     """Tokens for the revealed positions, int64 (N,), by Gumbel-max in float64."""
     features_RLD = denoiser.features(z_RL, None if denoiser.spec.time_input == "none" else t_R)
     row_N, position_N = revealed_RL.nonzero(as_tuple=True)
-    logits_NV = denoiser.logits(features_RLD[row_N, position_N])
-    log_probs_NV = process.log_p_x(logits_NV, plan.decoding.temperature, plan.decoding.top_p)
-    noise_NV = gumbels(ids_R.pick(row_N), Purpose.TOKEN, position_N, 0, process.vocab_size)
-    score_NV = noise_NV.add_(log_probs_NV)
-    best_N, token_N = score_NV.max(-1)
-    if not torch.isfinite(best_N).all():  # max propagates NaN; all -inf cannot be drawn from
-        raise SchedlabError(
-            f"denoiser {role!r} gave logits that are not finite at noise level"
-            f" {t_R[0].item():.4f}; check its weights and precision"
-        )
-    return token_N
+    rows = max(1, MAX_DRAW_ENTRIES // process.vocab_size)
+    tokens = []
+    for row_C, position_C in zip(row_N.split(rows), position_N.split(rows), strict=True):
+        logits_CV = denoiser.logits(features_RLD[row_C, position_C])
+        log_probs_CV = process.log_p_x(logits_CV, plan.decoding.temperature, plan.decoding.top_p)
+        noise_CV = gumbels(ids_R.pick(row_C), Purpose.TOKEN, position_C, 0, process.vocab_size)
+        score_CV = noise_CV.add_(log_probs_CV)
+        best_C, token_C = score_CV.max(-1)
+        if not torch.isfinite(best_C).all():  # max propagates NaN; all -inf cannot be drawn from
+            raise SchedlabError(
+                f"denoiser {role!r} gave logits that are not finite at noise level"
+                f" {t_R[0].item():.4f}; check its weights and precision"
+            )
+        tokens.append(token_C)
+    return torch.cat(tokens)
 
 
 def _added(usage: Mapping[str, Usage], role: str, more: Usage) -> dict[str, Usage]:

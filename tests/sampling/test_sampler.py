@@ -117,6 +117,23 @@ def test_results_do_not_depend_on_the_batch(assignment, cut):
         assert torch.equal(usage.forwards_B, forwards)
 
 
+def test_many_reveals_at_once_are_drawn_in_chunks(monkeypatch):
+    asked = []
+
+    class Counting(TableDenoiser):
+        def logits(self, features_ND):
+            asked.append(len(features_ND))
+            return super().logits(features_ND)
+
+    denoisers = {"H": Counting(HEAVY.log_probs_ZLV)}
+    whole = sample(plan_of("H2"), denoisers, PROCESS, ids_of(50)).z_BL
+    assert max(asked) > 10
+    asked.clear()
+    monkeypatch.setattr("schedlab.sampling.sampler.MAX_DRAW_ENTRIES", 10 * WORLD.vocab_size)
+    assert torch.equal(sample(plan_of("H2"), denoisers, PROCESS, ids_of(50)).z_BL, whole)
+    assert max(asked) == 10 and sum(asked) == 150
+
+
 def test_swapping_a_model_for_itself_changes_no_token():
     same = {"H": HEAVY, "L": OracleDenoiser(WORLD)}
     alone = sample(plan_of("H12"), same, PROCESS, ids_of(500))
