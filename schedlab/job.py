@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -243,9 +244,15 @@ class Job(Record):
         return seed_blocks(self.job.seed, self.search.num_sequences, self.search.block_size)
 
     def fresh_blocks(self) -> tuple[SeedBlock, ...]:
-        """The sequences on which plans are measured again."""
-        number = self.search.fresh_sequences or self.search.num_sequences
-        return seed_blocks(self.fresh_seed, number, self.search.block_size)
+        """The sequences on which plans are measured again, numbered behind the search's where
+        prefixes are given: sequence j gets prefix j, and a choice may hang on prefixes too."""
+        table = self.search
+        number = table.fresh_sequences or table.num_sequences
+        first = table.num_sequences if table.prefix_length else 0
+        return tuple(
+            replace(block, first=first + block.first)
+            for block in seed_blocks(self.fresh_seed, number, table.block_size)
+        )
 
     def importance_config(self) -> ImportanceConfig:
         """What the analysis is asked to do."""

@@ -94,6 +94,16 @@ def test_fresh_sequences_are_as_many_as_the_searchs_unless_said_otherwise() -> N
     assert len(job.fresh_blocks()) == 1
 
 
+def test_no_given_prefix_is_used_for_choosing_and_for_measuring_again() -> None:
+    table = {"num_sequences": 48, "fresh_sequences": 32, "prefix_length": 8}
+    job = parse_job({"lab": LAB, "search": table})
+    used = [
+        {block.first + j for block in blocks for j in range(block.size)}
+        for blocks in (job.blocks(), job.fresh_blocks())
+    ]
+    assert [len(indices) for indices in used] == [48, 32] and used[0].isdisjoint(used[1])
+
+
 def test_the_analysis_compares_every_light_the_one_of_the_plans_first() -> None:
     lab = {"denoisers": LAB["denoisers"] | {"Hb": "bundled:heavy-b"}}
     config = parse_job({"lab": lab, "plan": {"light": "M"}}).importance_config()

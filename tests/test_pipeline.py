@@ -24,7 +24,7 @@ from schedlab.job import Job
 from schedlab.pipeline import calibration, resume, run_analyze, run_demo, run_search, status
 from schedlab.pipeline.progress import LogLines, Silent
 from schedlab.pipeline.run_folder import RunFolder
-from schedlab.pipeline.stages import Bench
+from schedlab.pipeline.stages import Run
 from schedlab.pipeline.workers import ParallelEvaluator
 from schedlab.plan import ModelSchedule, PlanFile
 from schedlab.results import Store
@@ -245,6 +245,33 @@ def test_an_edited_job_is_done_again_as_far_as_it_changed(world: Path, tmp_path:
     assert (run / "importance.json").stat().st_mtime_ns == analyzed
 
 
+def test_other_segments_are_analyzed_again(world: Path, tmp_path: Path) -> None:
+    run = run_analyze(tiny_job(world), tmp_path / "run")
+    write_job(tiny_job(world, search={"num_segments": 2}), run / "job.toml")
+    assert not status(run).complete
+    resume(run)
+    propagation = ImportanceFile.read(run / "importance.json").propagation
+    assert {swap.segment for swap in propagation} == {0, 1}
+
+
+def test_a_study_of_other_prefixes_is_not_continued(world: Path, tmp_path: Path) -> None:
+    table = {"num_sequences": 4, "additive": False} | TRIALS
+    run = run_search(tiny_job(world, search=table), tmp_path / "run")
+    write_job(tiny_job(world, search=table | {"prefix_length": 3}), run / "job.toml")
+    with pytest.warns(UserWarning, match="belongs to a search with other settings"):
+        resume(run)
+
+
+def test_steps_analyzed_on_another_text_are_not_searched_with(world: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    write_corpus(corpus)
+    job = tiny_job(world, corpus={"source": str(corpus)})
+    run = run_analyze(job, tmp_path / "run")
+    corpus.write_text(corpus.read_text() + "\n\nOne more document, which was not there before.\n")
+    with pytest.raises(InputError, match="analyzed on another text"):
+        run_search(job, run)
+
+
 def test_given_prefixes_stand_in_every_sample(world: Path, tmp_path: Path) -> None:
     table = {"prefix_length": 3, "additive": False, "num_segments": 2, "num_light": 1}
     run = run_search(tiny_job(world, search={"num_sequences": 4} | table), tmp_path / "run")
@@ -306,7 +333,7 @@ def test_workers_give_the_same_results_and_end_with_the_search(
 ) -> None:
     job = tiny_job(world)
     folder = RunFolder(tmp_path)
-    local = Bench(job, folder, Silent()).evaluator().local
+    local = Run(job, folder, Silent()).evaluator().local
     plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8", "H4 L4")]
     with contextlib.closing(ParallelEvaluator(local, job.lab, num_workers=2, min_work=1)) as many:
         measured = many(plans, job.blocks())
@@ -324,7 +351,7 @@ def test_workers_give_the_same_results_and_end_with_the_search(
 
 def test_what_goes_wrong_in_a_worker_is_said_here(world: Path, tmp_path: Path) -> None:
     job = tiny_job(world)
-    local = Bench(job, RunFolder(tmp_path), Silent()).evaluator().local
+    local = Run(job, RunFolder(tmp_path), Silent()).evaluator().local
     broken = job.lab.model_copy(update={"denoisers": {"H": str(tmp_path / "nowhere")}})
     plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8")]
     many = ParallelEvaluator(local, broken, num_workers=2, min_work=1)
@@ -334,7 +361,7 @@ def test_what_goes_wrong_in_a_worker_is_said_here(world: Path, tmp_path: Path) -
 
 def test_a_dead_worker_is_noticed(world: Path, tmp_path: Path) -> None:
     job = tiny_job(world)
-    local = Bench(job, RunFolder(tmp_path), Silent()).evaluator().local
+    local = Run(job, RunFolder(tmp_path), Silent()).evaluator().local
     plans = [job.plan.plan(ModelSchedule.parse("H8"))]
 
     def kill_first(done: int, total: int) -> None:
@@ -389,7 +416,7 @@ def test_however_slow_the_machine_the_stated_minimum_is_measured() -> None:
 
 
 def test_timing_a_machine_gives_positive_seconds(world: Path, tmp_path: Path) -> None:
-    measured = calibration.measure(Bench(tiny_job(world), RunFolder(tmp_path), Silent()))
+    measured = calibration.measure(Run(tiny_job(world), RunFolder(tmp_path), Silent()))
     assert set(measured.step) == {"H", "L"}
     assert min([*measured.step.values(), measured.record, measured.window]) > 0
     assert measured.trajectory > 0 and measured.swap >= 0

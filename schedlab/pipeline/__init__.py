@@ -22,7 +22,7 @@ from schedlab.pipeline.run_folder import JOB, PLAN, SAMPLES, RunFolder, Stage
 from schedlab.pipeline.status import RunStatus, status
 
 if TYPE_CHECKING:
-    from schedlab.pipeline.stages import Bench
+    from schedlab.pipeline.stages import Run
 
 __all__ = [
     "DemoPaths",
@@ -113,19 +113,19 @@ def run_demo(
         seed: of everything random.
     """
     from schedlab.pipeline import calibration
-    from schedlab.pipeline.stages import Bench
+    from schedlab.pipeline.stages import Run
 
     folder = RunFolder(run_dir)
     stages: tuple[Stage, ...] = ("analyze", "search", "report", "export")
     with folder.lock(), reporter() as progress:
         wanted = demo_job(quick=quick, seed=seed, folder=str(folder.path.absolute()))
-        bench = Bench(_job_of(folder, wanted), folder, progress)
+        run = Run(_job_of(folder, wanted), folder, progress)
         if not (folder / JOB).exists():
-            timings = calibration.measure(bench)
-            bench.job = calibration.size(
-                wanted, timings, 0.0 if quick else 60 * minutes, num_workers=bench.num_workers
+            timings = calibration.measure(run)
+            run.job = calibration.size(
+                wanted, timings, 0.0 if quick else 60 * minutes, num_workers=run.num_workers
             )
-        _do(bench, stages)
+        _do(run, stages)
     pdf = folder / "report.pdf"
     return DemoPaths(
         folder=folder.path,
@@ -155,17 +155,17 @@ def _job_of(folder: RunFolder, wanted: Job) -> Job:
 
 def _run(job: Job, run_dir: PathLike | None, stages: tuple[Stage, ...]) -> Path:
     """Do the stages that are not done, holding the folder."""
-    from schedlab.pipeline.stages import Bench
+    from schedlab.pipeline.stages import Run
 
     folder = RunFolder(run_dir if run_dir is not None else job.output.folder)
     with folder.lock(), reporter() as progress:
-        _do(Bench(job, folder, progress), stages)
+        _do(Run(job, folder, progress), stages)
     return folder.path
 
 
-def _do(bench: Bench, stages: tuple[Stage, ...]) -> None:
+def _do(run: Run, stages: tuple[Stage, ...]) -> None:
     from schedlab.pipeline.stages import STAGES
 
-    bench.folder.begin(bench.job, stages)
+    run.folder.begin(run.job, stages)
     for stage in stages:
-        STAGES[stage](bench)
+        STAGES[stage](run)

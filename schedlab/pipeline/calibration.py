@@ -19,7 +19,7 @@ from schedlab.evaluation.evaluator import Evaluator
 from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.importance import analyze
 from schedlab.job import Job
-from schedlab.pipeline.stages import Bench
+from schedlab.pipeline.stages import Run
 from schedlab.plan import ModelSchedule
 from schedlab.results import Store, seed_blocks
 from schedlab.search.additive import StepCosts
@@ -56,10 +56,10 @@ class Timings:
     fixed: float = 0.0
 
 
-def measure(bench: Bench) -> Timings:
+def measure(run: Run) -> Timings:
     """Time one block of the two constant schedules, and a small analysis: some seconds."""
-    bench.reporter.stage("timing this machine")
-    return Timings(**_time_sampling(bench), **_time_analysis(bench))
+    run.reporter.stage("timing this machine")
+    return Timings(**_time_sampling(run), **_time_analysis(run))
 
 
 def size(job: Job, timings: Timings, seconds: float, *, num_workers: int = 1) -> Job:
@@ -123,17 +123,17 @@ def _search_seconds(job: Job, timings: Timings) -> tuple[float, float]:
     return per_block, len(plans) * _STATISTICS_SECONDS
 
 
-def _time_sampling(bench: Bench) -> dict[str, Any]:
+def _time_sampling(run: Run) -> dict[str, Any]:
     """Seconds per step and record, in one thread if that is how workers will run."""
-    job, roles = bench.job, (bench.job.plan.heavy, bench.job.plan.light)
+    job, roles = run.job, (run.job.plan.heavy, run.job.plan.light)
     plans = [job.plan.plan(ModelSchedule.constant(role, job.plan.num_steps)) for role in roles]
     block_size = job.search.block_size
     blocks = seed_blocks(CALIBRATION_SEED, block_size, block_size)
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1 if bench.num_workers > 1 else threads)
+        torch.set_num_threads(1 if run.num_workers > 1 else threads)
         with tempfile.TemporaryDirectory() as folder:
-            evaluator = Evaluator(bench.lab, Store(folder), prompts=bench.prompts)
+            evaluator = Evaluator(run.lab, Store(folder), prompts=run.prompts)
             warm_up = job.plan.plan(ModelSchedule.constant(job.plan.light, 2))
             evaluator([warm_up], blocks)
             begin = time.perf_counter()
@@ -151,24 +151,24 @@ def _time_sampling(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _time_analysis(bench: Bench) -> dict[str, Any]:
+def _time_analysis(run: Run) -> dict[str, Any]:
     """Seconds per window, trajectory and swapped trajectory, and for the estimates."""
     sizes = dict(zip(("window", "trajectory", "swap"), _PROBE, strict=True))
-    config = bench.job.importance_config().model_copy(
+    config = run.job.importance_config().model_copy(
         update={
             "sampled_sequences": sizes["trajectory"],
             "propagation_sequences": sizes["swap"],
             "seed": CALIBRATION_SEED,
         }
     )
-    windows = bench.windows(sizes["window"])
+    windows = run.windows(sizes["window"])
     marks: dict[str, list[float]] = {}
 
     def mark(name: str, done: int, total: int) -> None:
         marks.setdefault(name, []).append(time.perf_counter())
 
     begin = time.perf_counter()
-    analyze(bench.lab, windows, config, mark)
+    analyze(run.lab, windows, config, mark)
     total = time.perf_counter() - begin
     # Progress is told after each part of a stage: of a stage's first part only the end is known,
     # save for the first stage.

@@ -162,4 +162,6 @@ def _digest(stage: Stage, job: Job) -> str:
     }.items():
         for key in keys:
             tables.get(table, {}).pop(key, None)
+    if stage == "analyze":
+        tables["segments"] = job.importance_config().propagation_segments
     return sha256_text(canonical_json(tables))

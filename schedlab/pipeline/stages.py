@@ -36,6 +36,7 @@ from schedlab.pipeline.run_folder import (
     RunFolder,
     Stage,
 )
+from schedlab.pipeline.threads import choose_threads
 from schedlab.pipeline.workers import ParallelEvaluator
 from schedlab.plan.plan import DenoiserRef, FileRef
 from schedlab.report import build_report
@@ -60,7 +61,7 @@ MAX_WORKERS = 8
 
 
 @dataclasses.dataclass
-class Bench:
+class Run:
     """A job with what it names, loaded when first needed."""
 
     job: Job
@@ -73,6 +74,8 @@ class Bench:
         self.reporter.stage("loading models")
         lab = build_lab(self.job.lab)
         check_unchanged(lab, self.folder)
+        if lab.device_kind == "cpu":
+            choose_threads(lab.denoisers[self.job.plan.heavy], self.job.plan.length)
         return lab
 
     @cached_property
@@ -99,11 +102,10 @@ class Bench:
 
     @cached_property
     def prompts(self) -> Prompts | None:
-        """Given prefixes of the search."""
+        """Given prefixes of the search and of the measurements on fresh seeds, each used once."""
         if not (length := self.job.search.prefix_length):
             return None
-        table = self.job.search
-        number = max(table.num_sequences, table.fresh_sequences or 0)
+        number = sum(block.size for block in (*self.job.blocks(), *self.job.fresh_blocks()))
         return Prompts.of(self.windows(number).tokens_SL[:, :length])
 
     @property
@@ -127,81 +129,83 @@ class Bench:
         return ParallelEvaluator(local, self.job.lab, self.num_workers)
 
 
-def analyze_stage(bench: Bench) -> None:
+def analyze_stage(run: Run) -> None:
     """Write `importance.json` and `importance.npz`."""
-    job = bench.job
-    if bench.folder.is_done("analyze", job) and (bench.folder / IMPORTANCE).exists():
+    job = run.job
+    if run.folder.is_done("analyze", job) and (run.folder / IMPORTANCE).exists():
         return
-    windows = bench.windows(job.analyze.num_windows)
-    write_environment(bench, with_corpus=True)
+    windows = run.windows(job.analyze.num_windows)
+    write_environment(run, with_corpus=True)
     what = [""]
 
     def progress(name: str, done: int, total: int) -> None:
         if name != what[0]:
             what[0] = name
-            bench.reporter.stage(f"importance: {name}")
-        bench.reporter.update(done, total)
+            run.reporter.stage(f"importance: {name}")
+        run.reporter.update(done, total)
 
     result = analyze(
-        bench.lab,
+        run.lab,
         windows,
         job.importance_config(),
         progress,
-        corpus_fingerprint=bench.corpus.fingerprint,
+        corpus_fingerprint=run.corpus.fingerprint,
     )
-    result.write(bench.folder.path)
-    bench.folder.mark_done("analyze", job)
+    result.write(run.folder.path)
+    run.folder.mark_done("analyze", job)
 
 
-def search_stage(bench: Bench) -> None:
+def search_stage(run: Run) -> None:
     """Write `search.json`."""
-    job, folder = bench.job, bench.folder
+    job, folder = run.job, run.folder
     if folder.is_done("search", job) and (folder / SEARCH).exists():
         return
-    write_environment(bench, with_corpus=bench.needs_corpus)
-    costs = _costs(bench)
+    costs = _costs(run)
+    write_environment(run, with_corpus=run.needs_corpus)
     folder.expect((len(propose(job, costs)) + job.search.trials) * len(job.blocks()))
-    lab = bench.lab
-    with contextlib.closing(bench.evaluator()) as evaluator:
+    lab = run.lab
+    with contextlib.closing(run.evaluator()) as evaluator:
         file = search(
             job,
             evaluator,
             Context(
                 scorer=lab.scorer.name,
                 precision=lab.precision,
-                corpus_fingerprint=bench.corpus.fingerprint if bench.needs_corpus else "",
-                fingerprint=canonical_json(lab.context()),
+                corpus_fingerprint=run.corpus.fingerprint if run.needs_corpus else "",
+                fingerprint=canonical_json(
+                    lab.context() | ({"prompts": run.prompts.digest} if run.prompts else {})
+                ),
             ),
             costs=costs,
             database=folder / DATABASE if job.search.trials else None,
-            stage=bench.reporter.stage,
+            stage=run.reporter.stage,
         )
     file.write(folder / SEARCH)
     folder.mark_done("search", job)
 
 
-def report_stage(bench: Bench) -> None:
+def report_stage(run: Run) -> None:
     """Write `report.html` and `report.pdf`."""
-    bench.reporter.stage("report")
-    paths = build_report(bench.folder.path)
+    run.reporter.stage("report")
+    paths = build_report(run.folder.path)
     if paths.problem:
         log.warning("no PDF: %s", paths.problem)
 
 
-def export_stage(bench: Bench) -> None:
+def export_stage(run: Run) -> None:
     """Write `plan.json` and `samples.txt`, generated from it."""
-    bench.reporter.stage("export")
-    plan_file = export(bench.folder.path, bench.job.output.pick)
-    plan_file.write(bench.folder / PLAN)
-    if number := bench.job.output.samples:
+    run.reporter.stage("export")
+    plan_file = export(run.folder.path, run.job.output.pick)
+    plan_file.write(run.folder / PLAN)
+    if number := run.job.output.samples:
         # By the runtime that users call, from the file: what is exported is what is sampled.
-        device = bench.job.lab.device
-        texts = run_plan(bench.folder / PLAN, number, seed=bench.job.job.seed, device=device)
+        device = run.job.lab.device
+        texts = run_plan(run.folder / PLAN, number, seed=run.job.job.seed, device=device)
         parts = [f"--- sample {j}\n{text}\n" for j, text in enumerate(texts)]
-        write_atomic(bench.folder / SAMPLES, "\n".join(parts))
+        write_atomic(run.folder / SAMPLES, "\n".join(parts))
 
 
-STAGES: dict[Stage, Callable[[Bench], None]] = {
+STAGES: dict[Stage, Callable[[Run], None]] = {
     "analyze": analyze_stage,
     "search": search_stage,
     "report": report_stage,
@@ -209,12 +213,12 @@ STAGES: dict[Stage, Callable[[Bench], None]] = {
 }
 
 
-def write_environment(bench: Bench, *, with_corpus: bool) -> None:
+def write_environment(run: Run, *, with_corpus: bool) -> None:
     """Write `environment.json`; a corpus that was noted before stays."""
-    lab, config, path = bench.lab, bench.job.lab, bench.folder / ENVIRONMENT
+    lab, config, path = run.lab, run.job.lab, run.folder / ENVIRONMENT
     corpus = EnvironmentFile.read(path).corpus if path.exists() else None
     if with_corpus:
-        corpus = CorpusRef(source=bench.corpus.source, fingerprint=bench.corpus.fingerprint)
+        corpus = CorpusRef(source=run.corpus.source, fingerprint=run.corpus.fingerprint)
     on_gpu = lab.device_kind == "cuda"
     EnvironmentFile(
         schedlab=schedlab.__version__,
@@ -230,7 +234,7 @@ def write_environment(bench: Bench, *, with_corpus: bool) -> None:
                 sha256=denoiser.fingerprint,
                 num_blocks=denoiser.spec.num_blocks,
                 num_parameters=_num_parameters(denoiser),
-                flops_per_forward=forward_flops(denoiser.spec, bench.job.plan.length),
+                flops_per_forward=forward_flops(denoiser.spec, run.job.plan.length),
             )
             for role, denoiser in lab.denoisers.items()
         },
@@ -272,14 +276,26 @@ def _num_parameters(denoiser: Denoiser) -> int:
     return sum(weight.numel() for weight in denoiser.parameters())
 
 
-def _costs(bench: Bench) -> list[StepCosts]:
-    """Additive step costs of the analysis in the folder, where the job uses them."""
-    job = bench.job
+def _costs(run: Run) -> list[StepCosts]:
+    """Additive step costs of the analysis in the folder, where the job uses them.
+
+    Raises:
+        InputError: the text changed since the analysis (the embedded one follows what is
+            installed).
+    """
+    job = run.job
     if not job.search.additive:
         return []
+    importance = ImportanceFile.read(run.folder / IMPORTANCE)
+    old, new = importance.setting.corpus_fingerprint, run.corpus.fingerprint
+    if old != new:
+        raise InputError(
+            f"{run.folder.path}: analyzed on another text ({old[:12]}, now {new[:12]}); choose"
+            " another folder"
+        )
     lights = dict.fromkeys((job.plan.light, *job.search_roles))
     return step_costs(
-        ImportanceFile.read(bench.folder / IMPORTANCE),
+        importance,
         heavy=job.plan.heavy,
         num_steps=job.plan.num_steps,
         lights=[role for role in lights if role != job.plan.heavy],

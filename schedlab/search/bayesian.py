@@ -20,10 +20,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import sqlite3
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,20 +28,17 @@ from typing import Literal
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import ModelSchedule
 from schedlab.search.space import Assignment
+from schedlab.search.study_file import open_study
 
 GP_MAX_TRIALS = 300
 GP_MAX_SEGMENTS = 40
-STUDY_NAME = "schedlab"
 _LEVEL_SIZE = 2_000
 _SAMPLE_SIZE = 200
-_SETTINGS = "settings"
 
 SamplerName = Literal["auto", "gp", "tpe"]
 
@@ -143,7 +137,7 @@ def optimize(
     _check_seeds(seeds, space)
     kind = _sampler_kind(sampler, num_trials, space)
     settings = f"{fingerprint} {space} {seed} {objectives.max_cost} {seeds} {kind}"
-    with _open_study(storage, settings) as study:
+    with open_study(storage, settings) as study:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
         search = _Search(space, objectives, study, seed, kind)
@@ -300,91 +294,3 @@ def _check_seeds(seeds: Sequence[Assignment], space: AssignmentSpace) -> None:
                 f"a seed must give one of {space.roles} to each of {space.num_segments} segments,"
                 f" got {assignment}"
             )
-
-
-class _DurableConnection(sqlite3.Connection):
-    """WAL, and every commit on the disk before it returns."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.execute("PRAGMA journal_mode=WAL")
-        self.execute("PRAGMA synchronous=FULL")
-
-
-@contextmanager
-def _open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
-    """The study in `path`; one that is damaged or of other settings is moved aside first."""
-    if path is None:
-        yield _create_study(optuna.storages.InMemoryStorage(), settings)
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not _intact(path):
-            _move_aside(path, "is damaged")
-        storage = _sqlite_storage(path)
-        study = _create_study(storage, settings)
-        if study.user_attrs[_SETTINGS] != settings:
-            _close(storage)
-            _move_aside(path, "belongs to a search with other settings")
-            storage = _sqlite_storage(path)
-            study = _create_study(storage, settings)
-        try:
-            yield study
-        finally:
-            _close(storage)
-    except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
-        raise SchedlabError(
-            f"{path}: {error}; finished evaluations are kept, resume when it can be written"
-        ) from error
-
-
-def _create_study(storage: optuna.storages.BaseStorage, settings: str) -> optuna.Study:
-    study = optuna.create_study(
-        study_name=STUDY_NAME,
-        storage=storage,
-        directions=["minimize", "minimize"],
-        load_if_exists=True,
-    )
-    if _SETTINGS not in study.user_attrs:
-        study.set_user_attr(_SETTINGS, settings)
-    return study
-
-
-def _sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
-    def connect() -> sqlite3.Connection:
-        # A creator, not a URL: a path may hold any character.
-        return sqlite3.connect(path, timeout=60, factory=_DurableConnection)
-
-    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": connect})
-
-
-def _close(storage: optuna.storages.RDBStorage) -> None:
-    storage.remove_session()
-    storage.engine.dispose()
-
-
-def _intact(path: Path) -> bool:
-    try:
-        connection = sqlite3.connect(path, timeout=60)
-        try:
-            return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        finally:
-            connection.close()
-    except sqlite3.OperationalError:
-        raise  # locked or unreadable, not damaged
-    except sqlite3.DatabaseError:
-        return False
-
-
-def _move_aside(path: Path, why: str) -> None:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
-        number += 1
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    warnings.warn(
-        f"{path} {why}; moved aside to {aside.name} and rebuilt from the stored evaluations",
-        stacklevel=3,
-    )

@@ -1,0 +1,78 @@
+"""Measurements of one search by schedule: on the search's sequences and on fresh ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from schedlab.job import Job
+from schedlab.plan import ModelSchedule, Plan
+from schedlab.results import Measurement, PlanCost, SeedBlock
+
+Stage = Callable[[str], None]
+"""Told what begins."""
+
+
+class Evaluator(Protocol):
+    """What a search needs of the world."""
+
+    def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> list[Measurement]:
+        """Measure plans on seed blocks, in order."""
+        ...
+
+    def cost_of(self, plan: Plan) -> PlanCost:
+        """Expected cost of one sequence, before running."""
+        ...
+
+    def texts(self, measurement: Measurement, num: int | None = None) -> list[str]:
+        """The first samples of a measurement as text."""
+        ...
+
+
+class Bench:
+    """Measurements of this search, by schedule; runs what is missing."""
+
+    def __init__(self, job: Job, evaluator: Evaluator) -> None:
+        self.job, self.evaluator = job, evaluator
+        self.heavy = ModelSchedule.constant(job.plan.heavy, job.plan.num_steps)
+        self.light = ModelSchedule.constant(job.plan.light, job.plan.num_steps)
+        self.measured: dict[ModelSchedule, Measurement] = {}
+        self.fresh: dict[ModelSchedule, Measurement] = {}
+        self._costs: dict[ModelSchedule, PlanCost] = {}
+
+    def plan(self, schedule: ModelSchedule) -> Plan:
+        """The plan with this schedule."""
+        return self.job.plan.plan(schedule)
+
+    def measure(self, schedules: Iterable[ModelSchedule]) -> None:
+        """Fill `measured` for these, on the sequences of the search."""
+        self._fill(self.measured, schedules, self.job.blocks())
+
+    def measure_fresh(self, schedules: Iterable[ModelSchedule]) -> None:
+        """Fill `fresh` for these, on sequences that no choice depends on."""
+        self._fill(self.fresh, schedules, self.job.fresh_blocks())
+
+    def _fill(
+        self,
+        known: dict[ModelSchedule, Measurement],
+        schedules: Iterable[ModelSchedule],
+        blocks: Sequence[SeedBlock],
+    ) -> None:
+        new = [schedule for schedule in dict.fromkeys(schedules) if schedule not in known]
+        if new:
+            plans = [self.plan(schedule) for schedule in new]
+            known |= dict(zip(new, self.evaluator(plans, blocks), strict=True))
+
+    def cost(self, schedule: ModelSchedule) -> PlanCost:
+        """Expected cost of one sequence."""
+        if schedule not in self._costs:
+            self._costs[schedule] = self.evaluator.cost_of(self.plan(schedule))
+        return self._costs[schedule]
+
+    def saved(self, schedule: ModelSchedule, measure: str = "flops_total") -> float:
+        """Expected share of all-heavy's cost saved.
+
+        Expected, not counted: which steps reveal nothing is a matter of the seeds, so counted
+        costs of plans with as many light steps differ by chance: a front of noise.
+        """
+        return self.cost(schedule).saved(self.cost(self.heavy), measure)

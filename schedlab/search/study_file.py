@@ -1,0 +1,110 @@
+"""The SQLite file that an Optuna study lives in: durable, one writer, rebuilt when it is damaged.
+
+A file that is damaged, or of a search with other settings, is moved aside with a warning. Nothing
+is lost: the evaluations themselves are in the store, and the search replays from there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from schedlab.errors import SchedlabError
+
+STUDY_NAME = "schedlab"
+_SETTINGS = "settings"
+
+
+@contextmanager
+def open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
+    """The study in `path`; one that is damaged or of other settings is moved aside first."""
+    if path is None:
+        yield _create_study(optuna.storages.InMemoryStorage(), settings)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _intact(path):
+            _move_aside(path, "is damaged")
+        storage = _sqlite_storage(path)
+        study = _create_study(storage, settings)
+        if study.user_attrs[_SETTINGS] != settings:
+            _close(storage)
+            _move_aside(path, "belongs to a search with other settings")
+            storage = _sqlite_storage(path)
+            study = _create_study(storage, settings)
+        try:
+            yield study
+        finally:
+            _close(storage)
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError, OSError) as error:
+        raise SchedlabError(
+            f"{path}: {error}; finished evaluations are kept, resume when it can be written"
+        ) from error
+
+
+class _DurableConnection(sqlite3.Connection):
+    """WAL, and every commit on the disk before it returns."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.execute("PRAGMA journal_mode=WAL")
+        self.execute("PRAGMA synchronous=FULL")
+
+
+def _create_study(storage: optuna.storages.BaseStorage, settings: str) -> optuna.Study:
+    study = optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=storage,
+        directions=["minimize", "minimize"],
+        load_if_exists=True,
+    )
+    if _SETTINGS not in study.user_attrs:
+        study.set_user_attr(_SETTINGS, settings)
+    return study
+
+
+def _sqlite_storage(path: Path) -> optuna.storages.RDBStorage:
+    def connect() -> sqlite3.Connection:
+        # A creator, not a URL: a path may hold any character.
+        return sqlite3.connect(path, timeout=60, factory=_DurableConnection)
+
+    return optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": connect})
+
+
+def _close(storage: optuna.storages.RDBStorage) -> None:
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _intact(path: Path) -> bool:
+    try:
+        connection = sqlite3.connect(path, timeout=60)
+        try:
+            return connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:
+        raise  # locked or unreadable, not damaged
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _move_aside(path: Path, why: str) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    warnings.warn(
+        f"{path} {why}; moved aside to {aside.name} and rebuilt from the stored evaluations",
+        stacklevel=3,
+    )
