@@ -132,7 +132,7 @@ def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None)
         denoisers={role: lab.denoisers[role].fingerprint for role in plan.model_schedule.roles},
         tokenizer=lab.tokenizer.fingerprint,
         scorer=lab.scorer.fingerprint,
-        prompts=prompts.digest if prompts is not None else None,
+        prompts=prompts.digest_of(block) if prompts is not None else None,
         precision=lab.precision,
         device=lab.device_kind,
         engine=ENGINE_VERSION,

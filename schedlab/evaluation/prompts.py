@@ -43,10 +43,18 @@ class Prompts:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of shape and tokens."""
-        payload = self.tokens_NP.astype("<i8").tobytes()
-        return hashlib.sha256(f"{self.tokens_NP.shape}".encode() + payload).hexdigest()
+        return _digest(self.tokens_NP)
+
+    def digest_of(self, block: SeedBlock) -> str:
+        """SHA-256 of a block's own prefixes: more prompts leave stored blocks as they are."""
+        return _digest(self.of_block(block))
 
     def of_block(self, block: SeedBlock) -> NDArray[np.int64]:
         """Prefixes of a block's sequences, (B, P)."""
         rows_B = np.arange(block.first, block.first + block.size) % len(self.tokens_NP)
         return self.tokens_NP[rows_B]
+
+
+def _digest(tokens_NP: NDArray[np.int64]) -> str:
+    payload = tokens_NP.astype("<i8").tobytes()
+    return hashlib.sha256(f"{tokens_NP.shape}".encode() + payload).hexdigest()

@@ -168,7 +168,9 @@ def _check(records: Sequence[BlockRecord]) -> None:
     blocks = [record.identity.block for record in records]
     if len(set(blocks)) != len(blocks):
         raise InputError("a measurement must hold every seed block once, got one twice")
-    common = records[0].identity.model_dump(exclude={"block"})
+    # A block's prompts are its own, as its seeds are; their length is common.
+    own = {"block", "prompts"}
+    common = records[0].identity.model_dump(exclude=own), records[0].prefix_length
     for record in records[1:]:
-        if record.identity.model_dump(exclude={"block"}) != common:
+        if (record.identity.model_dump(exclude=own), record.prefix_length) != common:
             raise InputError("a measurement merges seed blocks of one plan in one setting only")

@@ -49,7 +49,7 @@ class Identity(Record):
         block: the sequences.
         denoisers: fingerprint of every denoiser that the plan uses, by role.
         tokenizer, scorer: fingerprints.
-        prompts: digest of the given prefixes; None for unconditional samples.
+        prompts: digest of the block's given prefixes; None for unconditional samples.
         precision: dtype of the networks.
         device: kind of device, such as `cpu` or `cuda`.
         engine: version of the sampling engine.

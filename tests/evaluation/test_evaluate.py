@@ -332,6 +332,18 @@ def test_conditional_samples_keep_their_prefix_and_measure_the_rest(tmp_path: Pa
     assert (heads == LENGTH - 2).all()
 
 
+def test_more_prompts_leave_stored_blocks_as_they_are(tmp_path: Path) -> None:
+    rows = [[0, 1], [2, 0], [1, 1], [2, 2], [0, 0], [1, 2], [2, 1], [1, 0], [0, 2]]
+    store, plan = Store(tmp_path), plan_of("L5 H5")
+    evaluate([plan], BLOCKS, lab=oracle_lab(), store=store, prompts=Prompts.of(rows[:8]))
+    before = set(store.keys())
+    evaluate([plan], BLOCKS, lab=oracle_lab(), store=store, prompts=Prompts.of(rows))
+    assert set(store.keys()) == before
+    other = Prompts.of([[2, 2], *rows[1:]])
+    evaluate([plan], BLOCKS, lab=oracle_lab(), store=store, prompts=other)
+    assert len(set(store.keys()) - before) == 1  # the block that holds the changed one
+
+
 def test_scores_are_those_of_the_final_texts(tmp_path: Path) -> None:
     lab = oracle_lab()
     (measured,) = evaluate([plan_of("H10")], BLOCKS, lab=lab, store=Store(tmp_path))

@@ -220,6 +220,7 @@ def test_a_denoiser_that_a_block_did_not_use_counts_zero() -> None:
         ([], "at least one"),
         ([record(), record()], "one twice"),
         ([record(), record(first=2, schedule="H2")], "one plan in one setting"),
+        ([record(), record(first=2, prefix_length=1)], "one plan in one setting"),
     ],
 )
 def test_records_that_do_not_belong_together_are_not_merged(
