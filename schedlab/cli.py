@@ -50,16 +50,28 @@ class _Commands(TyperGroup):
             _complain(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            go_on = ctx.obj.go_on if ctx.obj else None
+            go_on = ctx.obj.go_on() if ctx.obj else None
             _complain(f"interrupted; to go on: {go_on}" if go_on else "interrupted")
             raise typer.Exit(INTERRUPTED) from None
 
 
 @dataclass
 class _Session:
-    """What handling an interruption needs to know of the running command."""
+    """What handling an interruption needs to know of the running command.
 
-    go_on: str | None = None
+    Args:
+        words: the command, if giving it again goes on.
+        run: its run folder, if it has one.
+    """
+
+    words: tuple[object, ...] = ()
+    run: Path | None = None
+
+    def go_on(self) -> str | None:
+        """The command that goes on, None where there is nothing to go on with."""
+        begun = self.run is not None and (self.run / "job.toml").is_file()
+        words = ("resume", self.run) if begun else self.words
+        return shlex.join(["schedlab", *map(str, words)]) if words else None
 
 
 app = typer.Typer(
@@ -122,6 +134,83 @@ def _options(
 
 
 @app.command()
+def demo(
+    ctx: typer.Context,
+    run: Annotated[Path, typer.Option("--run", "-o", help="Run folder.")] = Path("runs/demo"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smoke test: shows that it works, not more.")
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Time for analysis and search; sets how many sequences are used."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Everything with the bundled models: a report, a plan, samples."""
+    from schedlab.pipeline import run_demo
+    from schedlab.pipeline.demo import MINUTES
+
+    flags = ["--quick"] if quick else []
+    _remember(ctx, ("demo", "--run", run, "--seed", seed, *flags), run)
+    paths = run_demo(run, minutes=minutes or MINUTES, quick=quick, seed=seed)
+    lines = [printable(paths.samples.read_text(encoding="utf-8"))]
+    if quick:
+        lines.append("This was the quick demo: short sequences, few steps, few schedules.\n")
+    opened = [("report", paths.html), ("", paths.pdf), ("plan", paths.plan)]
+    opened += [("samples", paths.samples)]
+    lines.append(_table([(name, str(path)) for name, path in opened if path is not None]))
+    lines.append(f"more text: schedlab sample {shlex.quote(str(paths.plan))} -n 8")
+    _show(paths, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def analyze(
+    ctx: typer.Context, job: JobFile, run: OutFolder = None, as_json: AsJson = False
+) -> None:
+    """Measure how much each denoising step matters."""
+    from schedlab.job import load_job
+    from schedlab.pipeline import run_analyze
+
+    loaded = load_job(job)
+    folder = run or Path(loaded.output.folder)
+    _remember(ctx, ("analyze", job, "--run", folder), folder)
+    _show_run(run_analyze(loaded, folder), as_json=as_json)
+
+
+@app.command()
+def search(
+    ctx: typer.Context, job: JobFile, run: OutFolder = None, as_json: AsJson = False
+) -> None:
+    """Search schedules by sampling; analyzes first if the job needs it."""
+    from schedlab.job import load_job
+    from schedlab.pipeline import run_search
+
+    loaded = load_job(job)
+    folder = run or Path(loaded.output.folder)
+    _remember(ctx, ("search", job, "--run", folder), folder)
+    _show_run(run_search(loaded, folder), as_json=as_json)
+
+
+@app.command()
+def resume(ctx: typer.Context, run: RunFolder, as_json: AsJson = False) -> None:
+    """Go on with whatever is missing in a run folder."""
+    from schedlab.pipeline import resume as resume_run
+
+    _remember(ctx, (), run)
+    _show_run(resume_run(run), as_json=as_json)
+
+
+@app.command()
+def status(run: RunFolder, as_json: AsJson = False) -> None:
+    """Say how far a run is."""
+    from schedlab.pipeline import status as run_status
+
+    found = run_status(run)
+    _show(found, str(found), as_json=as_json)
+
+
+@app.command()
 def train(
     ctx: typer.Context,
     job: JobFile,
@@ -133,7 +222,7 @@ def train(
     from schedlab.training import TrainJob
     from schedlab.training import train as run_training
 
-    _go_on_with(ctx, "train", job, "--out", out)
+    _remember(ctx, ("train", job, "--out", out))
     held_out = run_training(TrainJob.read(job), out, device=device)
     _show(
         {"model": out, "held_out": held_out},
@@ -271,9 +360,10 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _go_on_with(ctx: typer.Context, *words: object) -> None:
-    """Remember the command that goes on after an interruption."""
-    ctx.obj.go_on = shlex.join(["schedlab", *map(str, words)])
+def _remember(ctx: typer.Context, words: tuple[object, ...], run: Path | None = None) -> None:
+    """Note what an interruption would ask for; the object is the group's, so it is changed."""
+    session: _Session = ctx.obj
+    session.words, session.run = words, run
 
 
 def _complain(message: str) -> None:
@@ -286,6 +376,15 @@ def _show(result: object, text: str, *, as_json: bool) -> None:
     if as_json:
         text = json.dumps(to_jsonable_python(result), indent=2, allow_nan=False)
     typer.echo(text)
+
+
+def _show_run(folder: Path, *, as_json: bool) -> None:
+    """The state of a run folder, and what can be done with it."""
+    from schedlab.pipeline import status as run_status
+
+    found = run_status(folder)
+    text = f"{found}\nnext: schedlab report {shlex.quote(str(folder))}"
+    _show(found, text, as_json=as_json)
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -27,6 +27,10 @@ from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.plan import DenoiserRef, FileRef, ModelSchedule, Plan, PlanFile
 from schedlab.text import Tokenizer
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny_world import tiny_job, write_corpus, write_job, write_models
+
 LENGTH = 8
 Run = Callable[..., Result]
 
@@ -295,3 +299,35 @@ def test_an_interrupted_training_says_how_to_go_on(tmp_path: Path) -> None:
     assert errors.splitlines()[-1] == (
         f"schedlab: interrupted; to go on: schedlab train {job} --out {out}"
     )
+
+
+def test_an_interrupted_search_is_resumed_reported_exported_and_sampled(
+    run: Run, tmp_path: Path
+) -> None:
+    write_models(tmp_path)
+    write_corpus(tmp_path / "corpus.txt")
+    job, folder = tmp_path / "job.toml", tmp_path / "run"
+    write_job(tiny_job(tmp_path, search={"num_sequences": 16, "workers": 1}), job)
+
+    def some_are_stored() -> bool:
+        return any((folder / "evals").glob("*.json"))
+
+    words = ["search", job, "--run", folder]
+    code, errors = interrupted(words, some_are_stored, signal.SIGINT)
+    assert code == 130, errors
+    assert errors.splitlines()[-1] == (
+        f"schedlab: interrupted; to go on: schedlab resume {folder}"
+    )
+    assert json.loads(run("status", folder, "--json").stdout)["process"] is None
+
+    for words in (["resume", folder], ["report", folder], ["export", folder, "--pick", "best"]):
+        result = run(*words)
+        assert result.exit_code == 0, result.stderr
+    assert all(
+        stage["done"] for stage in json.loads(run("status", folder, "--json").stdout)["stages"]
+    )
+    assert (folder / "report.html").is_file()
+    plan = folder / "plan.json"
+    assert run("validate", plan).exit_code == 0
+    assert len(json.loads(run("sample", plan, "-n", 2, "--json").stdout)["texts"]) == 2
+    assert_one_line(run("export", folder, "--pick", "cheapest"), "cheapest", "budget=SHARE")
