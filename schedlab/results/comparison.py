@@ -60,3 +60,6 @@ def check_paired(a: Measurement, b: Measurement) -> None:
             "a paired comparison needs measurements of the same seed blocks in the same order"
             f" and of one prefix length, got {len(a.blocks)} and {len(b.blocks)} blocks"
         )
+    given = slice(0, a.prefix_length)
+    if not np.array_equal(a.tokens_SL[:, given], b.tokens_SL[:, given]):
+        raise InputError("a paired comparison needs measurements with the same given prefixes")

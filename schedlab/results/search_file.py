@@ -111,7 +111,10 @@ class SearchRow(Record):
 
 
 class FreshRow(Record):
-    """A plan measured again on seeds that no choice depended on."""
+    """A plan measured again on seeds that no choice by quality depended on.
+
+    One did depend on them: a pick whose entropy leaves the band here gives way to the next.
+    """
 
     digest: Sha256
     schedule: ModelSchedule

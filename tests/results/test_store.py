@@ -264,3 +264,9 @@ def test_measurements_of_other_sequences_are_not_compared() -> None:
     a, _ = two()
     with pytest.raises(InputError, match="same seed blocks"):
         agreement(a, merge([record(first=2), record()]))
+    given = [
+        merge([record(tokens=[[t, 1, 0], [1, 2, 2]], prefix_length=1), record(2, prefix_length=1)])
+        for t in (1, 2)
+    ]
+    with pytest.raises(InputError, match="same given prefixes"):
+        paired_log_ppl_difference(*given)
