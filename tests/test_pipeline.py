@@ -328,25 +328,27 @@ def test_the_demo_ends_with_a_report_a_plan_and_samples(
         run_demo(tmp_path / "demo", seed=2)
 
 
-def test_workers_give_the_same_results_and_end_with_the_search(
+def test_workers_give_the_same_results_their_death_is_noticed_and_none_is_left(
     world: Path, finished: Path, tmp_path: Path
 ) -> None:
     job = tiny_job(world)
-    folder = RunFolder(tmp_path)
-    local = Run(job, folder, Silent()).evaluator().local
+    local = Run(job, RunFolder(tmp_path), Silent()).evaluator().local
     plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8", "H4 L4")]
-    with contextlib.closing(ParallelEvaluator(local, job.lab, num_workers=2, min_work=1)) as many:
+    many = ParallelEvaluator(local, job.lab, num_workers=2, min_work=1)
+    with contextlib.closing(many):
         measured = many(plans, job.blocks())
         pids = many.pids
+        os.kill(pids[0], signal.SIGKILL)
+        with pytest.raises(SchedlabError, match="a worker process ended"):
+            many([job.plan.plan(ModelSchedule.parse("L4 H4"))], job.fresh_blocks())
     assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
-    stored = evaluations(tmp_path)
-    assert len(stored) == 3 * len(job.blocks())
     # The same keys and tokens as a search in one process.
-    assert stored.keys() <= evaluations(finished).keys()
     one = dataclasses.replace(local, store=Store(finished))(plans, job.blocks())
     for ours, theirs in zip(measured, one, strict=True):
         assert (ours.tokens_SL == theirs.tokens_SL).all()
         assert ours.estimates["log_gen_ppl"] == theirs.estimates["log_gen_ppl"]
+    stored = [name for name in evaluations(tmp_path) if name in evaluations(finished)]
+    assert len(stored) == 3 * len(job.blocks())
 
 
 def test_what_goes_wrong_in_a_worker_is_said_here(world: Path, tmp_path: Path) -> None:
@@ -356,20 +358,6 @@ def test_what_goes_wrong_in_a_worker_is_said_here(world: Path, tmp_path: Path) -
     plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8")]
     many = ParallelEvaluator(local, broken, num_workers=2, min_work=1)
     with contextlib.closing(many), pytest.raises(InputError, match="nowhere"):
-        many(plans, job.blocks())
-
-
-def test_a_dead_worker_is_noticed(world: Path, tmp_path: Path) -> None:
-    job = tiny_job(world)
-    local = Run(job, RunFolder(tmp_path), Silent()).evaluator().local
-    plans = [job.plan.plan(ModelSchedule.parse("H8"))]
-
-    def kill_first(done: int, total: int) -> None:
-        os.kill(many.pids[0], signal.SIGKILL)
-
-    local = dataclasses.replace(local, progress=kill_first)
-    many = ParallelEvaluator(local, job.lab, num_workers=2, min_work=1)
-    with contextlib.closing(many), pytest.raises(SchedlabError, match="a worker process ended"):
         many(plans, job.blocks())
 
 

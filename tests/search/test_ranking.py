@@ -40,7 +40,7 @@ def test_a_perfect_score_without_noise_has_correlation_one() -> None:
     true = np.linspace(3, 4, NUM_PLANS)
     nll, tokens = sample(np.random.default_rng(0), true, noise=0.0)
     ranking = rank_correlation(true, nll, tokens, resamples=200)
-    assert ranking.spearman.value == ranking.kendall.value == pytest.approx(1.0)
+    assert (ranking.spearman.value, ranking.kendall.value) == pytest.approx((1.0, 1.0))
     assert ranking.spearman.high <= 1.0 and ranking.n_plans == NUM_PLANS
     ceiling = split_half_ceiling(nll, tokens, np.arange(32) // 16)
     assert ceiling is not None and ceiling.value == pytest.approx(1.0)
@@ -52,12 +52,12 @@ def test_intervals_cover_the_expected_correlation() -> None:
     score = true + 0.03 * rng.standard_normal(NUM_PLANS)
     expected = np.mean([spearman(score, log_ppl(*sample(rng, true))[None])[0] for _ in range(600)])
     rankings = [
-        rank_correlation(score, *sample(rng, true), resamples=300, seed=seed).spearman
-        for seed in range(60)
+        rank_correlation(score, *sample(rng, true), resamples=200, seed=seed).spearman
+        for seed in range(40)
     ]
     assert np.mean([r.value for r in rankings]) == pytest.approx(expected, abs=0.02)
-    # Nominal 0.95; 60 draws of a true 0.95 give fewer than 52 hits (0.87) with probability 0.01.
-    assert np.mean([r.low <= expected <= r.high for r in rankings]) > 0.86
+    # Nominal 0.95: of 40 draws of a true 0.95 fewer than 34 hit with probability 0.01.
+    assert np.mean([r.low <= expected <= r.high for r in rankings]) > 0.83
 
 
 @pytest.mark.parametrize(("num_sequences", "block_size"), [(32, 16), (64, 8)])
