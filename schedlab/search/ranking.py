@@ -103,7 +103,8 @@ def split_half_ceiling(
         return None
     weight_RB = 1 + DAMPING * (resample_counts(len(nll), CEILING_RESAMPLES, seed) - 1.0)
     replicates = [_ceiling(half_HB, weight_B, nll, tokens) for weight_B in weight_RB]
-    return _interval(value, np.array(replicates), len(nll))
+    interval = _interval(value, np.array(replicates), len(nll))
+    return interval.model_copy(update={"low": max(0.0, interval.low)})  # a root is not negative
 
 
 def spearman(score_N: FloatArray, quality_RN: FloatArray) -> FloatArray:
