@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -224,6 +225,8 @@ def train(
 
     _remember(ctx, ("train", job, "--out", out))
     held_out = run_training(TrainJob.read(job), out, device=device)
+    if os.environ.get("RANK", "0") != "0":  # torchrun starts this command several times
+        return
     _show(
         {"model": out, "held_out": held_out},
         f"{out}: held-out loss {held_out} nats per token",
