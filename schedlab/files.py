@@ -14,7 +14,7 @@ import os
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import pydantic
 
@@ -29,6 +29,40 @@ class Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants"
     )
+
+
+class FileRecord(Record):
+    """A record that is a whole file: its `format` and `version` fields say of which kind.
+
+    Both are `Literal` fields with a default; the checks below read them from the class.
+    """
+
+    @classmethod
+    def from_json(cls, data: Any, *, where: str) -> Self:
+        """Build from JSON data; a file of another format or a newer version is refused by name.
+
+        Raises:
+            InputError: whatever is wrong, in one line.
+        """
+        name, known = (cls.model_fields[field].default for field in ("format", "version"))
+        if not isinstance(data, dict) or data.get("format") != name:
+            raise InputError(f'{where}: not a {name} file; it must hold "format": "{name}"')
+        version = data.get("version")
+        if isinstance(version, int) and version > known:
+            raise InputError(
+                f"{where}: version {version} is newer than the {known} known here;"
+                " upgrade schedlab"
+            )
+        return validate(cls, data, where=where)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a file; see `from_json`."""
+        return cls.from_json(read_json(path), where=str(path))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically."""
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
 
 RecordT = TypeVar("RecordT", bound=pydantic.BaseModel)

@@ -6,21 +6,19 @@ data: this module knows neither tensors nor networks.
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field
 
 from schedlab.errors import InputError
 from schedlab.files import (
+    FileRecord,
     Record,
     canonical_json,
     parse_json,
-    read_json,
     sha256_text,
     validate,
-    write_atomic,
 )
 from schedlab.plan.model_schedule import ROLE_PATTERN, ModelSchedule
 
@@ -135,7 +133,7 @@ class MeasuredValue(Record):
     note: str = ""
 
 
-class PlanFile(Record):
+class PlanFile(FileRecord):
     """A deployable plan: the plan, the denoisers it names, what was measured, where it came
     from."""
 
@@ -150,10 +148,9 @@ class PlanFile(Record):
     provenance: dict[str, Scalar | list[Scalar]] = {}
 
     @classmethod
-    def from_json(cls, data: Any, *, where: str = "plan file") -> PlanFile:
+    def from_json(cls, data: Any, *, where: str = "plan file") -> Self:
         """Build from JSON data; a digest or role that does not fit is refused."""
-        _check_version(data, where=where)
-        file = validate(cls, data, where=where)
+        file = super().from_json(data, where=where)
         missing = [role for role in file.plan.model_schedule.roles if role not in file.denoisers]
         if missing:
             raise InputError(
@@ -168,30 +165,9 @@ class PlanFile(Record):
         return file
 
     @classmethod
-    def parse(cls, text: str, *, where: str = "plan file") -> PlanFile:
+    def parse(cls, text: str, *, where: str = "plan file") -> Self:
         """Build from a JSON document."""
         return cls.from_json(parse_json(text, where=where), where=where)
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> PlanFile:
-        """Read a plan file; see `from_json`."""
-        return cls.from_json(read_json(path), where=str(path))
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the plan file atomically."""
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")
-
-
-def _check_version(data: Any, *, where: str) -> None:
-    """Refuse other formats and newer versions before looking at the fields."""
-    if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
-        raise InputError(f'{where}: not a plan file; it must hold "format": "{PLAN_FORMAT}"')
-    version = data.get("version")
-    if isinstance(version, int) and version > PLAN_VERSION:
-        raise InputError(
-            f"{where}: version {version} is newer than the {PLAN_VERSION} known here;"
-            " upgrade schedlab"
-        )
 
 
 def plan_schema() -> dict[str, Any]:

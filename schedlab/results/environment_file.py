@@ -7,15 +7,13 @@ enough to rebuild the report and to export a plan on a machine that has none of 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from schedlab.errors import InputError
-from schedlab.files import Record, read_json, validate, write_atomic
+from schedlab.files import FileRecord, Record
 from schedlab.plan.plan import DenoiserRef, FileRef, Role
 
 ENVIRONMENT_FORMAT: Literal["schedlab.environment"] = "schedlab.environment"
@@ -42,7 +40,7 @@ class CorpusRef(Record):
     fingerprint: str
 
 
-class EnvironmentFile(Record):
+class EnvironmentFile(FileRecord):
     """The whole of `environment.json`.
 
     Args:
@@ -69,24 +67,6 @@ class EnvironmentFile(Record):
     scorer: FileRef | None = None
     corpus: CorpusRef | None = None
     notes: dict[str, str] = {}
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> EnvironmentFile:
-        """Read the file; problems are one `InputError` line."""
-        data = read_json(path)
-        if not isinstance(data, dict) or data.get("format") != ENVIRONMENT_FORMAT:
-            raise InputError(f'{path}: it must hold "format": "{ENVIRONMENT_FORMAT}"')
-        version = data.get("version")
-        if isinstance(version, int) and version > ENVIRONMENT_VERSION:
-            raise InputError(
-                f"{path}: version {version} is newer than the {ENVIRONMENT_VERSION} known here;"
-                " upgrade schedlab"
-            )
-        return validate(cls, data, where=str(path))
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file atomically."""
-        write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
 
 def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:

@@ -13,13 +13,13 @@ import io
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from schedlab.errors import InputError
-from schedlab.files import Record, parse_json, read_text, validate, write_atomic
+from schedlab.files import FileRecord, Record, write_atomic
 from schedlab.plan.plan import Role
 from schedlab.results.estimate import Estimate
 
@@ -172,7 +172,7 @@ class Propagation(Record):
     prefix: bool = False
 
 
-class ImportanceFile(Record):
+class ImportanceFile(FileRecord):
     """The whole of `importance.json`.
 
     Args:
@@ -211,28 +211,6 @@ class ImportanceFile(Record):
             _with_states(light, states, prefix),
             {_with_states(s.light, s.states, s.prefix): s for s in self.step_scores},
         )
-
-    @classmethod
-    def from_json(cls, data: Any, *, where: str = "importance file") -> Self:
-        """Build from JSON data; problems are one `InputError` line."""
-        if not isinstance(data, dict) or data.get("format") != IMPORTANCE_FORMAT:
-            raise InputError(f'{where}: it must hold "format": "{IMPORTANCE_FORMAT}"')
-        version = data.get("version")
-        if isinstance(version, int) and version > IMPORTANCE_VERSION:
-            raise InputError(
-                f"{where}: version {version} is newer than the {IMPORTANCE_VERSION} known here;"
-                " upgrade schedlab"
-            )
-        return validate(cls, data, where=where)
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Self:
-        """Read the file; see `from_json`."""
-        return cls.from_json(parse_json(read_text(path), where=str(path)), where=str(path))
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file atomically."""
-        write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:

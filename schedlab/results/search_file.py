@@ -7,13 +7,12 @@ qualities carry 95 % intervals over sequences; all logarithms are natural.
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schedlab.errors import InputError
-from schedlab.files import Record, read_json, validate, write_atomic
+from schedlab.files import FileRecord, Record
 from schedlab.plan import ModelSchedule
 from schedlab.plan.plan import Role, Sha256
 from schedlab.results.estimate import Estimate
@@ -161,7 +160,7 @@ class Hypervolume(Record):
     by_family: dict[Family, float]
 
 
-class SearchFile(Record):
+class SearchFile(FileRecord):
     """The whole of `search.json`."""
 
     format: Literal["schedlab.search"] = "schedlab.search"
@@ -188,23 +187,3 @@ class SearchFile(Record):
     def fresh_row(self, digest: str) -> FreshRow | None:
         """The measurement on fresh seeds, or None where the plan was not measured again."""
         return next((row for row in self.fresh if row.digest == digest), None)
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> SearchFile:
-        """Read and check a result file; problems are one `InputError` line."""
-        data = read_json(path)
-        if not isinstance(data, dict) or data.get("format") != SEARCH_FORMAT:
-            raise InputError(
-                f'{path}: not a search result; it must hold "format": "{SEARCH_FORMAT}"'
-            )
-        version = data.get("version")
-        if isinstance(version, int) and version > SEARCH_VERSION:
-            raise InputError(
-                f"{path}: version {version} is newer than the {SEARCH_VERSION} known here;"
-                " upgrade schedlab"
-            )
-        return validate(cls, data, where=str(path))
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file atomically."""
-        write_atomic(path, self.model_dump_json(indent=1) + "\n")

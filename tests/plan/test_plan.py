@@ -87,7 +87,7 @@ def test_plan_file_round_trips_on_disk(tmp_path):
         (lambda d: d["denoisers"].pop("L"), "role 'L'"),
         (lambda d: d["denoisers"]["L"].update(sha256="xyz"), "denoisers.L.sha256"),
         (lambda d: d.update(version=2), "version 2 is newer"),
-        (lambda d: d.update(format="other"), "not a plan file"),
+        (lambda d: d.update(format="other"), "not a schedlab.plan file"),
         (lambda d: d.pop("tokenizer"), "'tokenizer' is missing"),
     ],
 )
