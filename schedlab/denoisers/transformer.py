@@ -1,8 +1,10 @@
 """The bundled network: a transformer over tokens, as a denoiser or as an autoregressive scorer.
 
 Pre-norm blocks with rotary positions, RMSNorm, a GELU MLP, no biases, no time input: a masked
-diffusion denoiser needs none, since the state itself shows the noise level. With `causal=True` the
-same network predicts the next token.
+diffusion denoiser needs none, since the state itself shows the noise level. What enters attention
+and MLP is mixed with its neighbours first (`TokenShift`): masked models are slow to find out that
+neighbours matter, and this gives it to them. With `causal=True` the same network predicts the next
+token.
 
 Legend: B sequences, L positions, D hidden size, H heads, N picked positions, V vocabulary.
 
@@ -25,6 +27,7 @@ from schedlab.errors import InputError
 from schedlab.files import Record, canonical_json
 
 _ROTARY_BASE = 10_000.0
+_FIRST_SHIFT = 0.3
 
 
 class TransformerConfig(Record):
@@ -77,14 +80,19 @@ class Transformer(nn.Module):
         self.head = nn.Linear(size, config.vocab_size, bias=False)
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Draw all weights: normal, the outputs of branches scaled by 1 / sqrt(2 blocks)."""
+        """Draw all weights: normal, the outputs of branches scaled by 1 / sqrt(2 blocks).
+
+        Embeddings start at unit size, so that the branches do not drown which token stands where,
+        and the head near zero, so that the first predictions are uniform.
+        """
         branch_scale = 1.0 / math.sqrt(2 * self.config.num_blocks)
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if weight.ndim < 2:
-                    weight.fill_(1.0)  # gains of RMSNorm
+                    weight.fill_(_FIRST_SHIFT if "shift" in name else 1.0)  # else RMSNorm's gain
                     continue
-                std = 0.02 if name == "embedding.weight" else 0.5 / math.sqrt(weight.shape[1])
+                first_std = {"embedding.weight": 1.0, "head.weight": 0.002}
+                std = first_std.get(name, 0.5 / math.sqrt(weight.shape[1]))
                 if name.endswith(("attention.output.weight", "mlp.output.weight")):
                     std *= branch_scale
                 weight.normal_(0.0, std, generator=generator)
@@ -147,19 +155,39 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """x += attention(norm(x)); x += MLP(norm(x))."""
+    """x += attention(shift(norm(x))); x += MLP(shift(norm(x)))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.attention_shift = TokenShift(config)
         self.attention = Attention(config)
         self.mlp_norm = nn.RMSNorm(config.hidden_size, eps=1e-6)
+        self.mlp_shift = TokenShift(config)
         self.mlp = MLP(config)
 
     def forward(self, x_BLD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """(B, L, D) to (B, L, D)."""
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), rotary)
-        return x_BLD + self.mlp(self.mlp_norm(x_BLD))
+        x_BLD = x_BLD + self.attention(self.attention_shift(self.attention_norm(x_BLD)), rotary)
+        return x_BLD + self.mlp(self.mlp_shift(self.mlp_norm(x_BLD)))
+
+
+class TokenShift(nn.Module):
+    """x_i + left * x_{i-1} + right * x_{i+1}, weights per channel, zeros beyond the ends.
+
+    Causal networks have no right neighbour.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.empty(config.hidden_size))
+        self.right = None if config.causal else nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        padded = F.pad(x_BLD, (0, 0, 1, 1))
+        mixed = torch.addcmul(x_BLD, padded[:, :-2], self.left)
+        return mixed if self.right is None else torch.addcmul(mixed, padded[:, 2:], self.right)
 
 
 class Attention(nn.Module):
