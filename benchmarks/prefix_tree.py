@@ -36,10 +36,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=64)
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
+    for option, name in (("heavy", "heavy"), ("light", "light-4"), ("scorer", "scorer")):
+        parser.add_argument(f"--{option}-model", default=f"bundled:{name}")
     parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
     options = parser.parse_args()
 
-    lab = build_lab(LabConfig(denoisers={"H": "bundled:heavy", "L": "bundled:light-4"}))
+    denoisers = {"H": options.heavy_model, "L": options.light_model}
+    lab = build_lab(LabConfig(denoisers=denoisers, scorer=options.scorer_model))
     plans = [
         Plan(
             length=options.length,
