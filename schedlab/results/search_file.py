@@ -96,9 +96,12 @@ class SearchRow(Record):
     name: str | None = None
     light_segments: Annotated[
         tuple[int, ...] | None,
-        Field(description="segments run by the light role; null when not made of whole segments"),
+        Field(
+            description="segments run by the light role; null when the schedule is not made of"
+            " whole segments of heavy and light"
+        ),
     ] = None
-    light_share: float
+    light_share: Annotated[float, Field(description="share of the steps that light runs")]
     estimates: dict[str, Estimate]
     paired_log_ppl: Annotated[
         Estimate, Field(description="log Gen-PPL minus all-heavy's, common random numbers")

@@ -136,6 +136,8 @@ class Board:
         heavy = self.bench.measured[self.bench.heavy]
         light = self.job.plan.light
         assignment = assignment_of(schedule, self.job.search.num_segments)
+        if not {light, self.job.plan.heavy}.issuperset(schedule.roles):
+            assignment = None  # a third role: "light" and "the rest" would not say which
         return SearchRow(
             schedule=schedule,
             digest=plan.digest,
