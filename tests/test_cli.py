@@ -24,6 +24,7 @@ from schedlab import __version__
 from schedlab.cli import app, printable
 from schedlab.denoisers import checkpoint
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import PartialError, SchedlabError
 from schedlab.plan import DenoiserRef, FileRef, ModelSchedule, Plan, PlanFile
 from schedlab.text import Tokenizer
 
@@ -185,6 +186,30 @@ def test_weights_that_were_changed_since_the_plan_was_measured_are_refused(
     shutil.rmtree(models["L"])
     save_model(models["L"], num_blocks=2)
     assert_one_line(run("sample", plan_path), "fingerprint")
+
+
+def test_a_job_over_its_own_limit_is_exit_code_4(run: Run, tmp_path: Path) -> None:
+    write_models(tmp_path)
+    write_corpus(tmp_path / "corpus.txt")
+    limits = {"max_plans": 5, "additive": False}
+    job = write_job(tiny_job(tmp_path, search=limits), tmp_path / "job.toml")
+    result = run("--quiet", "search", job)
+    assert result.exit_code == 4, result.stderr
+    assert "more than" in result.stderr.splitlines()[-1]
+    assert not any((tmp_path / "run" / "evals").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "error, code", [(PartialError("2 of 9 failed"), 3), (SchedlabError("no space"), 1)]
+)
+def test_other_failures_have_their_exit_codes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: SchedlabError, code: int
+) -> None:
+    def fail(run_dir: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("schedlab.pipeline.resume", fail)
+    assert_one_line(run("resume", "somewhere"), str(error), code=code)
 
 
 @pytest.mark.parametrize(
