@@ -1,8 +1,8 @@
 """Metrics on the states that the heavy sampler visits.
 
 Weighted by the reveal probability and summed over steps, KL(heavy || light) on these states is an
-unbiased estimate of the KL between the two samplers' trajectories (docs/concepts.md); states from the
-forward process give the same only for a heavy denoiser that is exact.
+unbiased estimate of the KL between the two samplers' trajectories (docs/concepts.md); states from
+the forward process give the same only for a heavy denoiser that is exact.
 
 Legend: S sequences, B batch, L positions, P prefix positions, T steps, R rows.
 """
