@@ -38,7 +38,7 @@ class FileRecord(Record):
     """
 
     @classmethod
-    def from_json(cls, data: Any, *, where: str) -> Self:
+    def from_json(cls, data: Any, *, where: str = "file") -> Self:
         """Build from JSON data; a file of another format or a newer version is refused by name.
 
         Raises:

@@ -51,6 +51,7 @@ def save_model(folder: Path, *, vocab_size: int | None = None, num_blocks: int =
     )  # fmt: skip
     model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(num_blocks))
+    model.head.weight.data.mul_(100)  # else untrained predictions are all but uniform
     checkpoint.save(folder, model, {"seed": num_blocks})
     return folder
 

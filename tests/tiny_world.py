@@ -37,6 +37,7 @@ def write_models(folder: Path) -> None:
         )
         model = Transformer(config)
         model.init_weights(torch.Generator().manual_seed(seed))
+        model.head.weight.data.mul_(100)  # else untrained predictions are all but uniform
         checkpoint.save(folder / name, model, {})
 
 

@@ -113,8 +113,9 @@ def spearman(score_N: FloatArray, quality_RN: FloatArray) -> FloatArray:
 
 
 def kendall(score_N: FloatArray, quality_RN: FloatArray) -> FloatArray:
-    """Kendall's tau-b of one score with R qualities, shape (R,)."""
-    return np.array([kendalltau(score_N, quality_N).statistic for quality_N in quality_RN])
+    """Kendall's tau-b of one score with R qualities, shape (R,); 0 where a quality is all ties."""
+    tau_R = [kendalltau(score_N, quality_N).statistic for quality_N in quality_RN]
+    return np.nan_to_num(np.array(tau_R), nan=0.0)
 
 
 def _halvings(block_B: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.bool_]:

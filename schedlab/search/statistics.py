@@ -43,6 +43,8 @@ def ranking_of(
     if len(schedules) < MIN_PLANS:
         return []
     nll_BN, tokens_BN = _columns(schedules, measured)
+    if np.ptp(nll_BN.sum(axis=0) / tokens_BN.sum(axis=0)) == 0:
+        return []  # all plans gave the same texts: there is nothing to rank
     block_B = np.repeat(np.arange(len(job.blocks())), [block.size for block in job.blocks()])
     ceiling = split_half_ceiling(nll_BN, tokens_BN, block_B)
     found = []

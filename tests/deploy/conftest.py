@@ -29,5 +29,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         model = Transformer(config)
         model.init_weights(torch.Generator().manual_seed(seed))
+        model.head.weight.data.mul_(100)  # else untrained predictions are all but uniform
         checkpoint.save(folder / name, model, {})
     return folder

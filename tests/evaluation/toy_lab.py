@@ -91,6 +91,7 @@ def transformer_lab(device: str = "cpu") -> Lab:
         )  # fmt: skip
         model = Transformer(config).double()
         model.init_weights(torch.Generator().manual_seed(seed))
+        model.head.weight.data.mul_(100)  # else untrained predictions are all but uniform
         denoisers[role] = model.eval().requires_grad_(False).to(device)
     return Lab(
         denoisers=denoisers,
