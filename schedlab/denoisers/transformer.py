@@ -140,7 +140,8 @@ class Transformer(nn.Module):
                 f"got {length}"
             )
         x_BLD = self.embedding(z_BL)
-        rotary = _rotary(length, self.config.hidden_size // self.config.num_heads, x_BLD)
+        head_size = self.config.hidden_size // self.config.num_heads
+        rotary = _rotary(length, head_size, x_BLD.device, x_BLD.dtype)
         for block in self.blocks:
             x_BLD = block(x_BLD, rotary)
         return self.norm(x_BLD)
@@ -166,7 +167,7 @@ class Block(nn.Module):
         self.mlp_shift = TokenShift(config)
         self.mlp = MLP(config)
 
-    def forward(self, x_BLD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
         x_BLD = x_BLD + self.attention(self.attention_shift(self.attention_norm(x_BLD)), rotary)
         return x_BLD + self.mlp(self.mlp_shift(self.mlp_norm(x_BLD)))
@@ -200,7 +201,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BLD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D); `rotary` as from `_rotary`."""
         B, L, D = x_BLD.shape
         qkv = self.qkv(x_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
@@ -238,22 +239,31 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor
     return torch.softmax(scores, dim=-1).to(v.dtype) @ v
 
 
-def _rotary(length: int, head_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and signed sin of every position's angles, shape (L, 1, 1, head_size)."""
+@torch.compiler.assume_constant_result
+def _rotary(length: int, head_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """cos and signed sin of every position's angles, shape (2, L, 1, 1, head_size).
+
+    A constant to the compiler, which would otherwise take cosines anew in every block.
+    """
+    return _rotary_table(length, head_size, device, dtype)
+
+
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # the table outlives the call and may be used in training
+def _rotary_table(length: int, head_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     frequency = _ROTARY_BASE ** (
-        -torch.arange(0, head_size, 2, dtype=torch.float32, device=like.device) / head_size
+        -torch.arange(0, head_size, 2, dtype=torch.float32, device=device) / head_size
     )
-    angles = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * frequency
+    angles = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequency
     cos, sin = angles.cos(), angles.sin()
-    cos_LH = torch.cat((cos, cos), dim=-1).to(like.dtype)
-    sin_LH = torch.cat((-sin, sin), dim=-1).to(like.dtype)
-    return cos_LH[:, None, None], sin_LH[:, None, None]
+    table = torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
+    return table.to(dtype)[:, :, None, None]
 
 
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
     """Rotate the two halves of each head by its position's angles; x is (B, L, 2, H, head_size).
 
     Queries and keys at once, and halves swapped by `roll`: twice as fast as halves apart.
     """
-    cos, sin = (part.to(x.dtype) for part in rotary)
+    cos, sin = rotary.to(x.dtype)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

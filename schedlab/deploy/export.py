@@ -76,6 +76,7 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
             "platform": environment.platform,
             "packages": [f"{name} {version}" for name, version in environment.packages.items()],
             "saved_blocks_as_published": row.cost.nominal_saved_blocks,
+            "saved_total_every_step": row.cost.nominal_saved_total,
             "saved_blocks": row.cost.saved_blocks,
             "saved_total": row.cost.saved_total,
             "search_file_sha256": sha256_file(folder / SEARCH),

@@ -62,6 +62,10 @@ def expected_cost(
         nominal_forwards=nominal,
         nominal_block_forwards=sum(nominal[role] * costs[role].num_blocks for role in roles),
         nominal_flops_blocks=sum(nominal[role] * costs[role].block_flops for role in roles),
+        nominal_flops_total=sum(
+            nominal[role] * (costs[role].block_flops + plan.length * costs[role].head_flops)
+            for role in roles
+        ),
     )
 
 

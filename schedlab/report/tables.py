@@ -140,8 +140,9 @@ def costs(run: RunData) -> Table | None:
         name="costs",
         title="What the schedules cost",
         caption="Per sequence. Saved against all heavy: as the paper counts (blocks only, a"
-        " forward at every step); expected when idle steps are skipped, blocks only and with the"
-        " head; counted on the search's own samples. Seconds are wall time shared with other"
+        " forward at every step); the same with the head at every position; expected when idle"
+        " steps are skipped, blocks only and with the head where it is read; counted on the"
+        " search's own samples. Seconds are wall time shared with other"
         " schedules of a batch, a rough figure. " + search_facts(file),
         columns=(
             Column("schedule"),
@@ -150,6 +151,7 @@ def costs(run: RunData) -> Table | None:
             Column("FLOPs, with head", numeric=True),
             Column("seconds", numeric=True),
             Column("saved: paper", numeric=True),
+            Column("saved: paper, head", numeric=True),
             Column("saved: blocks", numeric=True),
             Column("saved: with head", numeric=True),
             Column("saved: counted", numeric=True),
@@ -162,6 +164,7 @@ def costs(run: RunData) -> Table | None:
                 Cell(flops(row.cost.flops_total), row.cost.flops_total),
                 _number(row.cost.seconds),
                 share(row.cost.nominal_saved_blocks),
+                share(row.cost.nominal_saved_total),
                 share(row.cost.saved_blocks),
                 share(row.cost.saved_total),
                 share(saved_as_counted(row, heavy)),

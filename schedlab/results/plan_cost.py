@@ -18,6 +18,8 @@ class PlanCost:
         nominal_forwards: steps per role, the paper's convention (a forward at every step).
         nominal_block_forwards: transformer blocks run by that convention.
         nominal_flops_blocks: FLOPs of the blocks by that convention.
+        nominal_flops_total: those and the head at every position of every step, as samplers do
+            that neither skip idle steps nor restrict the head.
     """
 
     forwards: Mapping[str, float]
@@ -27,6 +29,7 @@ class PlanCost:
     nominal_forwards: Mapping[str, int]
     nominal_block_forwards: int
     nominal_flops_blocks: int
+    nominal_flops_total: int
 
     def saved(self, reference: PlanCost, measure: str) -> float:
         """Share saved against `reference` in one of the measures, such as `flops_total`."""

@@ -67,7 +67,8 @@ class SearchSetting(Record):
 class RowCost(Record):
     """Cost of one plan, means over its sequences; `saved_*` are shares of all-heavy's cost.
 
-    `nominal_saved_blocks` is the published figure: block forwards as if every step ran a forward.
+    `nominal_saved_blocks` is the published figure: block forwards as if every step ran a forward;
+    `nominal_saved_total` adds the head at every position of every step.
     """
 
     forwards: dict[Role, float]
@@ -77,6 +78,7 @@ class RowCost(Record):
     saved_blocks: float
     saved_total: float
     nominal_saved_blocks: float
+    nominal_saved_total: float
     seconds: float
 
 

@@ -165,6 +165,7 @@ class Board:
             saved_blocks=self.bench.saved(schedule, "flops_blocks"),
             saved_total=self.bench.saved(schedule, "flops_total"),
             nominal_saved_blocks=self.bench.saved(schedule, "nominal_block_forwards"),
+            nominal_saved_total=self.bench.saved(schedule, "nominal_flops_total"),
             seconds=means["seconds"].value,
         )
 

@@ -57,17 +57,24 @@ def _epoch(seed: int, epoch: int, num_windows: int, length: int) -> tuple[int, n
 
 
 def masked_batch(
-    tokens_BL: np.ndarray, *, mask_id: int, smallest_t: float, seed: int, step: int
+    tokens_BL: np.ndarray,
+    *,
+    mask_id: int,
+    smallest_t: float,
+    seed: int,
+    step: int,
+    largest_t: float = 1.0,
 ) -> Batch:
     """Mask a batch by the forward process at alpha_t = 1 - t, weights of the continuous NELBO.
 
     The loss, sum of 1/t * cross-entropy over masked positions / (B L), is an unbiased estimate of
-    the NELBO in nats per token on [smallest_t, 1]. Levels are stratified over the batch (MDLM's
-    low-discrepancy sampler): one in each of B equal parts.
+    the NELBO in nats per token on [smallest_t, 1] where `largest_t` is 1, and of its mean density
+    on [smallest_t, largest_t] else. Levels are stratified over the batch (MDLM's low-discrepancy
+    sampler): one in each of B equal parts.
     """
     B, L = tokens_BL.shape
     rng = np.random.default_rng([seed, _NOISE, step])
-    t_B = smallest_t + (1.0 - smallest_t) * (np.arange(B) + rng.random()) / B
+    t_B = smallest_t + (largest_t - smallest_t) * (np.arange(B) + rng.random()) / B
     return mask_at_levels(tokens_BL, t_B, rng.random((B, L)), mask_id=mask_id)
 
 

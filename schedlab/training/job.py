@@ -43,6 +43,10 @@ class Optimization(Record):
         ema_decay: decay of the averaged weights, which are what is saved; rises to this value.
         smallest_t: noise levels are drawn from [smallest_t, 1]: 1 / t weighs the loss, so values
             near 0 add variance for a share `smallest_t` of the bound.
+        noise_warmup_steps: over so many first steps the largest noise level rises from
+            `first_largest_t` to 1: with most of the text in sight a network finds sooner that
+            context matters. The bound itself is trained from then on.
+        first_largest_t: where that rise begins.
         precision: "bfloat16" runs matrix products under autocast, "float32" all exactly.
         compile: use `torch.compile` where a compiler is found.
     """
@@ -58,6 +62,8 @@ class Optimization(Record):
     gradient_clip: float = 1.0
     ema_decay: float = 0.995
     smallest_t: float = 1e-3
+    noise_warmup_steps: int = 0
+    first_largest_t: float = 0.4
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
 
@@ -75,6 +81,14 @@ class Optimization(Record):
             raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
         if not 0 < self.smallest_t < 1:
             raise ValueError(f"smallest_t must be in (0, 1), got {self.smallest_t}")
+        if not self.smallest_t < self.first_largest_t <= 1:
+            raise ValueError(
+                f"first_largest_t must be in (smallest_t, 1], got {self.first_largest_t}"
+            )
+        if self.noise_warmup_steps < 0:
+            raise ValueError(
+                f"noise_warmup_steps must not be negative, got {self.noise_warmup_steps}"
+            )
 
 
 class Reporting(Record):

@@ -27,6 +27,7 @@ from schedlab.training.distributed import join_workers
 from schedlab.training.job import TrainJob
 from schedlab.training.objectives import held_out_loss, weighted_cross_entropy
 from schedlab.training.optimizers import (
+    largest_noise_level,
     learning_rate_share,
     set_learning_rate,
     update_average,
@@ -128,6 +129,7 @@ def _batch(run: Run, step: int) -> Batch:
         tokens_BL,
         mask_id=run.tokenizer.mask_id,
         smallest_t=job.optimization.smallest_t,
+        largest_t=largest_noise_level(step, job.optimization),
         seed=job.seed,
         step=step,
     )

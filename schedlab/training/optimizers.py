@@ -1,4 +1,4 @@
-"""Optimisers, the learning-rate schedule and averaged weights.
+"""Optimisers, averaged weights, and what changes with the step: learning rate, noise levels.
 
 References: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (1711.05101); Jordan et
 al., "Muon" (2024); Liu et al., "Muon is Scalable for LLM Training" (2502.16982: update sizes
@@ -65,6 +65,14 @@ def learning_rate_share(step: int, settings: Optimization) -> float:
     progress = (step - settings.warmup_steps) / max(1, settings.num_steps - settings.warmup_steps)
     floor = settings.final_learning_rate
     return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def largest_noise_level(step: int, settings: Optimization) -> float:
+    """Upper end of the noise levels at a step: rises with the square of progress to 1."""
+    if step >= settings.noise_warmup_steps:
+        return 1.0
+    first = settings.first_largest_t
+    return first + (1.0 - first) * (step / settings.noise_warmup_steps) ** 2
 
 
 def set_learning_rate(optimizers: Sequence[Optimizer], share: float) -> None:

@@ -227,6 +227,7 @@ class Planted:
             saved_blocks=1 - blocks / all_heavy,
             saved_total=1 - (blocks + head) / (all_heavy + head),
             nominal_saved_blocks=1 - nominal / (12 * NUM_STEPS),
+            nominal_saved_total=0.73 * (1 - nominal / (12 * NUM_STEPS)),
             seconds=0.011 * block_forwards / 12,
         )
 

@@ -93,6 +93,8 @@ class PlantedWorld:
             nominal_forwards=nominal,
             nominal_block_forwards=blocks,
             nominal_flops_blocks=blocks * FLOPS_PER_BLOCK,
+            nominal_flops_total=blocks * FLOPS_PER_BLOCK
+            + plan.num_steps * plan.length * HEAD_FLOPS,
         )
 
     def texts(self, measurement: Measurement, num: int | None = None) -> list[str]:

@@ -11,6 +11,8 @@ from schedlab.training.batches import (
     share_of,
     windows_of_step,
 )
+from schedlab.training.job import Optimization
+from schedlab.training.optimizers import largest_noise_level
 
 MASK = 99
 STREAM = np.arange(1000, dtype=np.uint16)
@@ -91,6 +93,23 @@ def test_levels_are_stratified_and_weights_average_to_the_nelbo() -> None:
     assert standard_error < 0.02
     # Row b is masked with a probability in [b, b + 1] / B.
     assert np.allclose(np.mean(shares, axis=0), (np.arange(8) + 0.5) / 8, atol=0.02)
+
+
+def test_levels_stay_below_the_largest() -> None:
+    tokens = np.zeros((8, 4000), dtype=np.int64)
+    batch = masked_batch(tokens, mask_id=MASK, smallest_t=1e-3, seed=2, step=0, largest_t=0.4)
+    shares = (batch.input_BL == MASK).mean(axis=1)
+    assert np.allclose(shares, 0.4 * (np.arange(8) + 0.5) / 8, atol=0.05)
+    assert batch.weight_N.sum() == pytest.approx(1.0, abs=0.1)  # a mean of 1/t * t
+
+
+def test_the_largest_level_rises_to_one() -> None:
+    settings = Optimization(num_steps=100, noise_warmup_steps=10, first_largest_t=0.4)
+    levels = [largest_noise_level(step, settings) for step in range(12)]
+    assert levels[0] == 0.4
+    assert levels == sorted(levels)
+    assert levels[10:] == [1.0, 1.0]
+    assert largest_noise_level(0, Optimization(num_steps=100)) == 1.0
 
 
 def test_next_token_batch() -> None:

@@ -37,6 +37,8 @@ def test_defaults(tmp_path) -> None:
         ("seed = 1", "seed = ", "not valid TOML"),
         ("num_steps = 10", "num_steps = 10\nema_decay = 1.0", "ema_decay"),
         ("num_steps = 10", "num_steps = 10\nsmallest_t = 0.0", "smallest_t"),
+        ("num_steps = 10", "num_steps = 10\nfirst_largest_t = 0.0", "first_largest_t"),
+        ("num_steps = 10", "num_steps = 10\nnoise_warmup_steps = -1", "noise_warmup_steps"),
     ],
 )
 def test_bad_jobs_are_one_line(tmp_path, old: str, new: str, expected: str) -> None:

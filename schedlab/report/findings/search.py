@@ -41,7 +41,8 @@ def pick(file: SearchFile, name: str) -> Finding | None:
     seeds = "on fresh seeds" if judged is not row else "on the search's own seeds, flattered"
     detail = (
         f"Saved: {percent(row.cost.nominal_saved_blocks)} as the paper counts (blocks only, a"
-        f" forward at every step); {percent(row.cost.saved_blocks)} of the block FLOPs and"
+        f" forward at every step), {percent(row.cost.nominal_saved_total)} with the head at every"
+        f" position too; {percent(row.cost.saved_blocks)} of the block FLOPs and"
         f" {percent(row.cost.saved_total)} with the head when idle steps are skipped (expected);"
         f" {_counted(row, file)} counted in this search."
     )
