@@ -216,6 +216,12 @@ class Job(Record):
                     f"{where}.prefix_length must be below the length {plan.length},"
                     f" got {prefix_length}"
                 )
+        if search.additive and search.prefix_length not in (0, self.analyze.prefix_length):
+            raise InputError(
+                "search.prefix_length must equal analyze.prefix_length where additive scores are"
+                f" used, got {search.prefix_length} and {self.analyze.prefix_length}; set both or"
+                " search.additive = false"
+            )
         self.blocks()
         self.fresh_blocks()
         self.importance_config()
@@ -244,11 +250,13 @@ class Job(Record):
         return seed_blocks(self.job.seed, self.search.num_sequences, self.search.block_size)
 
     def fresh_blocks(self) -> tuple[SeedBlock, ...]:
-        """The sequences on which plans are measured again, numbered behind the search's where
-        prefixes are given: sequence j gets prefix j, and a choice may hang on prefixes too."""
+        """The sequences on which plans are measured again, numbered behind the search's and the
+        analysis's where prefixes are given: sequence j gets prefix j, and a choice may hang on
+        prefixes too."""
         table = self.search
         number = table.fresh_sequences or table.num_sequences
-        first = table.num_sequences if table.prefix_length else 0
+        analyzed = self.analyze.num_windows if table.additive else 0
+        first = max(table.num_sequences, analyzed) if table.prefix_length else 0
         return tuple(
             replace(block, first=first + block.first)
             for block in seed_blocks(self.fresh_seed, number, table.block_size)

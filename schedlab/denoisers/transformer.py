@@ -239,7 +239,7 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor
     return torch.softmax(scores, dim=-1).to(v.dtype) @ v
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _rotary(length: int, head_size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """cos and signed sin of every position's angles, shape (2, L, 1, 1, head_size).
 

@@ -3,7 +3,8 @@
 Every (plan, seed block) is looked up in the store first. What is missing is sampled along the
 prefix tree of model schedules on common noise, several seed blocks in one batch, scored block by
 block, and stored as soon as its plan is finished. Tokens depend neither on the batch nor on which
-other plans are asked for, since all randomness is addressed.
+other plans are asked for, since all randomness is addressed and networks are called in one shape
+(`schedlab.sampling.forwards`).
 
 `seconds`: wall time of the denoising steps (scoring left out). The time of a run of steps is
 divided among the sequences of the batch by their forwards in it. A plan is charged the whole path
@@ -38,7 +39,7 @@ from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
 from schedlab.sampling import SequenceIds, State, advance, check_roles, start
 
-ENGINE_VERSION = 1
+ENGINE_VERSION = 2
 """Part of the store's key: raise it when the sampler gives other tokens for the same plan."""
 
 MAX_BATCH = 64

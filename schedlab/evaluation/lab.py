@@ -143,8 +143,8 @@ def _auto_precision(device: str) -> str:
     """bfloat16 where the hardware multiplies it natively, float32 elsewhere.
 
     Measured with the bundled 12-block denoiser (64 x 64 tokens, one thread, AVX-512 with bf16):
-    15,300 tokens a second in bfloat16 against 4,900 to 6,500 in float32, and features of a row are
-    bit-identical at every batch size. Draws are in float64 either way.
+    15,300 tokens a second in bfloat16 against 4,900 to 6,500 in float32. Draws are in float64
+    either way.
     """
     if device != "cpu":
         return "bfloat16"

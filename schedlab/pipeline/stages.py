@@ -105,7 +105,8 @@ class Run:
         """Given prefixes of the search and of the measurements on fresh seeds, each used once."""
         if not (length := self.job.search.prefix_length):
             return None
-        number = sum(block.size for block in (*self.job.blocks(), *self.job.fresh_blocks()))
+        blocks = (*self.job.blocks(), *self.job.fresh_blocks())
+        number = max(block.first + block.size for block in blocks)
         return Prompts.of(self.windows(number).tokens_SL[:, :length])
 
     @property

@@ -47,6 +47,16 @@ def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -
     )
 
 
+def untruncated(file: SearchFile) -> str:
+    """What to add where additive scores meet samples that were drawn at other settings."""
+    if file.setting.temperature == file.setting.top_p == 1:
+        return ""
+    return (
+        " The scores are bounds of the sampler at temperature 1 and top-p 1, not of the one used"
+        " here. "
+    )
+
+
 def _counts(n: Iterable[int]) -> str:
     values = sorted(set(n))
     if not values:

@@ -113,8 +113,8 @@ def front(run: RunData) -> Table | None:
         name="front-table",
         title="Re-measured schedules: what was found, and what it is worth",
         caption="Changes are those of Gen-PPL against all heavy, paired. Entropy in nats per"
-        f" sample, band for picks {number(file.setting.entropy_band[0])} to"
-        f" {number(file.setting.entropy_band[1])}. " + search_facts(file, both=True),
+        f" sample, band for picks on fresh seeds {number(file.setting.fresh_entropy_band[0])} to"
+        f" {number(file.setting.fresh_entropy_band[1])}. " + search_facts(file, both=True),
         columns=(
             Column("schedule"),
             Column("why"),

@@ -57,6 +57,9 @@ class SearchSetting(Record):
     entropy_band: Annotated[
         tuple[float, float], Field(description="nats per sample; outside, a plan is not picked")
     ]
+    fresh_entropy_band: Annotated[
+        tuple[float, float], Field(description="the same around all-heavy on fresh seeds")
+    ]
     reference_point: Annotated[
         tuple[float, float],
         Field(description="log Gen-PPL and cost as a share of all-heavy, for hypervolumes"),
@@ -130,7 +133,7 @@ class FreshRow(Record):
 
 
 class SegmentInfluence(Record):
-    """I_j: mean log Gen-PPL over schedules with segment j light, minus the mean over all."""
+    """I_j: mean log Gen-PPL over schedules with j light, minus the mean of that over segments."""
 
     segment: int
     value: float
@@ -144,7 +147,10 @@ class SegmentInfluence(Record):
 
 
 class RankCorrelation(Record):
-    """How well an additive score ranks the exhaustive set's plans by sampled quality."""
+    """How well an additive score ranks the exhaustive set's plans by sampled quality.
+
+    Plans are ranked only among those with as many light steps.
+    """
 
     score: Score
     states: Annotated[str, Field(description="where the score was measured")]

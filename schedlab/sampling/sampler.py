@@ -25,6 +25,7 @@ from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Plan
 from schedlab.policies import StepView, timestep_policy
 from schedlab.processes import MaskedProcess, alpha, time_grid
+from schedlab.sampling.forwards import HEAD_ROWS, features_of, logits_of
 from schedlab.sampling.noise import Purpose, SequenceIds, gumbels, uniforms
 
 MAX_DRAW_ENTRIES = 1 << 23
@@ -167,12 +168,15 @@ def _draw(
     role: str,
 ) -> Tensor:
     """Tokens for the revealed positions, int64 (N,), by Gumbel-max in float64."""
-    features_RLD = denoiser.features(z_RL, None if denoiser.spec.time_input == "none" else t_R)
+    has_time = denoiser.spec.time_input != "none"
+    features_RLD = features_of(denoiser, z_RL, t_R if has_time else None)
     row_N, position_N = revealed_RL.nonzero(as_tuple=True)
     rows = max(1, MAX_DRAW_ENTRIES // process.vocab_size)
+    head_rows = min(rows, HEAD_ROWS)
+    rows -= rows % head_rows
     tokens = []
     for row_C, position_C in zip(row_N.split(rows), position_N.split(rows), strict=True):
-        logits_CV = denoiser.logits(features_RLD[row_C, position_C])
+        logits_CV = logits_of(denoiser, features_RLD[row_C, position_C], size=head_rows)
         log_probs_CV = process.log_p_x(logits_CV, plan.decoding.temperature, plan.decoding.top_p)
         noise_CV = gumbels(ids_R.pick(row_C), Purpose.TOKEN, position_C, 0, process.vocab_size)
         score_CV = noise_CV.add_(log_probs_CV)

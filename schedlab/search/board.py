@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from schedlab.search.additive import StepCosts, additive_score
 from schedlab.search.bench import Bench, Stage
 from schedlab.search.front import (
     Candidates,
+    entropy_band,
     hypervolume,
     pick_best,
     pick_budget,
@@ -31,17 +34,22 @@ from schedlab.search.front import (
 from schedlab.search.proposals import Proposals, step_budgets
 from schedlab.search.space import assignment_of
 
+Band = tuple[float, float]
+
 SHOWN: frozenset[Why] = frozenset({"all_heavy", "all_light", "best", "knee", "budget", "worst"})
 
 
 @dataclass
 class Board:
-    """All plans side by side: what to pick, what to measure again."""
+    """All plans side by side: what to pick, what to measure again.
+
+    The entropy band lies around all-heavy's entropy on the same sequences, so that it is compared
+    at common noise: one band for the search's sequences, one for the fresh ones.
+    """
 
     job: Job
     bench: Bench
     schedules: list[ModelSchedule]
-    band: tuple[float, float]
     whys: dict[ModelSchedule, list[Why]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -49,14 +57,27 @@ class Board:
         self.candidates = Candidates(
             log_ppl=np.array([m.estimates["log_gen_ppl"].value for m in measured]),
             saved=np.array([self.bench.saved(schedule) for schedule in self.schedules]),
-            in_band=np.array([self.within(m) for m in measured]),
+            in_band=np.array([_within(self.band, m) for m in measured]),
         )
         front = self.candidates.on_front
         self.front = {s for s, on in zip(self.schedules, front, strict=True) if on}
 
-    def within(self, measurement: Measurement) -> bool:
-        """Whether the entropy lies within the band."""
-        return self.band[0] <= measurement.estimates["entropy"].value <= self.band[1]
+    @cached_property
+    def band(self) -> Band:
+        """Entropies, on the search's sequences, of plans that may be picked."""
+        return self._band(self.bench.measured[self.bench.heavy])
+
+    @cached_property
+    def fresh_band(self) -> Band:
+        """The same on fresh sequences."""
+        return self._band(self.bench.fresh[self.bench.heavy])
+
+    def _band(self, heavy: Measurement) -> Band:
+        return entropy_band(
+            heavy.estimates["entropy"],
+            standard_errors=self.job.search.entropy_standard_errors,
+            nats=self.job.search.entropy_nats,
+        )
 
     @property
     def reference(self) -> tuple[float, float]:
@@ -80,7 +101,8 @@ class Board:
             wanted = [*bystanders, *picks.values()]
             stage(f"measuring {len(set(wanted))} schedules again on fresh seeds")
             self.bench.measure_fresh(wanted)
-            outside = {s for s in picks.values() if not self.within(self.bench.fresh[s])}
+            fresh = self.bench.fresh
+            outside = {s for s in picks.values() if not _within(self.fresh_band, fresh[s])}
             if not outside:
                 break
             rejected |= outside
@@ -118,7 +140,7 @@ class Board:
         for schedule in self.schedules:
             if schedule in self.front:
                 note(schedule, "front")
-        exhaustive = proposals.of("exhaustive")
+        exhaustive = _peers(proposals.of("exhaustive"), self.job.plan.light)
         if exhaustive:
             note(max(exhaustive, key=log_ppl), "worst")
             note(min(exhaustive, key=log_ppl), "exhaustive_best")
@@ -151,7 +173,7 @@ class Board:
             paired_log_ppl=paired_log_ppl_difference(measurement, heavy),
             cost=self._cost(schedule, measurement),
             additive=_additive(schedule, costs),
-            in_entropy_band=self.within(measurement),
+            in_entropy_band=_within(self.band, measurement),
             on_front=schedule in self.front,
         )
 
@@ -185,20 +207,20 @@ class Board:
                     estimates=dict(measurement.estimates)
                     | {"agreement": agreement(measurement, heavy)},
                     paired_log_ppl=paired_log_ppl_difference(measurement, heavy),
-                    in_entropy_band=self.within(measurement),
+                    in_entropy_band=_within(self.fresh_band, measurement),
                     samples=tuple(texts) if shown else (),
                 )
             )
         return rows
 
-    def hypervolume(self, proposals: Proposals, reference: tuple[float, float]) -> Hypervolume:
+    def hypervolume(self, proposals: Proposals) -> Hypervolume:
         """Of all plans within the band, and of each family's."""
         candidates = self.candidates
         cost = 1.0 - candidates.saved
 
         def area(member: np.ndarray) -> float:
             kept = candidates.allowed & member
-            return hypervolume(candidates.log_ppl[kept], cost[kept], reference)
+            return hypervolume(candidates.log_ppl[kept], cost[kept], self.reference)
 
         families = dict.fromkeys(f for labels in proposals.families.values() for f in labels)
         return Hypervolume(
@@ -208,6 +230,19 @@ class Board:
                 for family in families
             },
         )
+
+
+def _peers(schedules: list[ModelSchedule], light: str) -> list[ModelSchedule]:
+    """Those with the commonest number of light steps: best and worst at one cost."""
+    if not schedules:
+        return []
+    counts = Counter(schedule.count(light) for schedule in schedules)
+    commonest = counts.most_common(1)[0][0]
+    return [schedule for schedule in schedules if schedule.count(light) == commonest]
+
+
+def _within(band: Band, measurement: Measurement) -> bool:
+    return band[0] <= measurement.estimates["entropy"].value <= band[1]
 
 
 def _additive(schedule: ModelSchedule, costs: Sequence[StepCosts]) -> AdditiveScores:

@@ -1,7 +1,9 @@
 """What one light segment does to quality on average (segment influence of arXiv 2604.02340).
 
-`I_j = mean of log Gen-PPL over schedules with segment j light - mean over all schedules`, and the
-same in Gen-PPL. Positive: making segment j light hurts more than the average choice does. The
+`I_j = mean of log Gen-PPL over schedules with segment j light - the mean of that over segments`,
+and the same in Gen-PPL. With one number of light segments the second mean is that over all
+schedules, as published; with all numbers it is not, since a schedule with j light has more light
+segments than others. Positive: making segment j light hurts more than the average choice does. The
 intervals are ours: sequences are resampled, the same ones for every plan, as plans share their
 noise.
 
@@ -44,7 +46,8 @@ def segment_influence(
     if not light_NS.any(axis=0).all():
         never = int(np.flatnonzero(~light_NS.any(axis=0))[0])
         raise InputError(f"segment {never} is light in no plan, so its influence is not defined")
-    contrast_NS = light_NS / light_NS.sum(axis=0) - 1 / num_plans
+    mean_NS = light_NS / light_NS.sum(axis=0)
+    contrast_NS = mean_NS - mean_NS.mean(axis=1, keepdims=True)
 
     def log_influence(nll_N: NDArray[Any], tokens_N: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(nll_N / tokens_N @ contrast_NS)

@@ -17,7 +17,6 @@ from schedlab.search.additive import StepCosts
 from schedlab.search.bayesian import AssignmentSpace, Objectives, optimize
 from schedlab.search.bench import Bench, Evaluator, Stage
 from schedlab.search.board import Board
-from schedlab.search.front import entropy_band
 from schedlab.search.proposals import Proposals, additive_assignments, propose
 from schedlab.search.space import Assignment, handmade
 from schedlab.search.statistics import influence_of, ranking_of
@@ -70,22 +69,16 @@ def search(
     bench.measure(proposals)
     if job.search.trials:
         _bayesian(job, bench, proposals, costs, database, context.fingerprint, stage)
-    band = entropy_band(
-        bench.measured[bench.heavy].estimates["entropy"],
-        standard_errors=job.search.entropy_standard_errors,
-        nats=job.search.entropy_nats,
-    )
-    board = Board(job, bench, list(proposals), band)
+    board = Board(job, bench, list(proposals))
     picks = board.choose(proposals, stage)
     stage("statistics")
-    reference = board.reference
     return SearchFile(
-        setting=_setting(job, context, band, reference),
+        setting=_setting(job, context, board),
         rows=tuple(board.row(schedule, proposals, costs) for schedule in proposals),
         fresh=tuple(board.fresh_rows()),
         segment_influence=tuple(influence_of(job, proposals, bench.measured)),
         rank_correlation=tuple(ranking_of(job, proposals, bench.measured, costs)),
-        hypervolume=board.hypervolume(proposals, reference),
+        hypervolume=board.hypervolume(proposals),
         picks={name: bench.plan(schedule).digest for name, schedule in picks.items()},
     )
 
@@ -129,14 +122,13 @@ def _bayesian(
         sampler=table.sampler,
         told=lambda done: stage(f"Bayesian search, proposal {done + 1} of {table.trials}"),
     )
-    schedules = [space.schedule(assignment) for assignment in found]
+    # The seeds belong to those who proposed them.
+    schedules = [space.schedule(a) for a in found if a not in set(seeds)]
     bench.measure(schedules)
     proposals.add("optuna", schedules)
 
 
-def _setting(
-    job: Job, context: Context, band: tuple[float, float], reference: tuple[float, float]
-) -> SearchSetting:
+def _setting(job: Job, context: Context, board: Board) -> SearchSetting:
     return SearchSetting(
         length=job.plan.length,
         num_steps=job.plan.num_steps,
@@ -154,7 +146,8 @@ def _setting(
         temperature=job.plan.temperature,
         top_p=job.plan.top_p,
         prefix_length=job.search.prefix_length,
-        entropy_band=band,
-        reference_point=reference,
+        entropy_band=board.band,
+        fresh_entropy_band=board.fresh_band,
+        reference_point=board.reference,
         corpus_fingerprint=context.corpus_fingerprint,
     )

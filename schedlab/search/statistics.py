@@ -38,7 +38,10 @@ def influence_of(job: Job, proposals: Proposals, measured: Measured) -> list[Seg
 def ranking_of(
     job: Job, proposals: Proposals, measured: Measured, costs: Sequence[StepCosts]
 ) -> list[RankCorrelation]:
-    """How well each additive score ranks the exhaustive set, beside the ceiling of noise."""
+    """How well each additive score ranks the exhaustive set, beside the ceiling of noise.
+
+    Plans are ranked among those with as many light steps.
+    """
     schedules = proposals.of("exhaustive")
     if len(schedules) < MIN_PLANS:
         return []
@@ -46,13 +49,14 @@ def ranking_of(
     if np.ptp(nll_BN.sum(axis=0) / tokens_BN.sum(axis=0)) == 0:
         return []  # all plans gave the same texts: there is nothing to rank
     block_B = np.repeat(np.arange(len(job.blocks())), [block.size for block in job.blocks()])
-    ceiling = split_half_ceiling(nll_BN, tokens_BN, block_B)
+    budget_N = np.array([schedule.count(job.plan.light) for schedule in schedules])
+    ceiling = split_half_ceiling(nll_BN, tokens_BN, block_B, budget_N=budget_N)
     found = []
     for table in costs:
         score_N = np.array([additive_score(table, schedule) for schedule in schedules])
-        if np.ptp(score_N) == 0:
+        if all(np.ptp(score_N[budget_N == budget]) == 0 for budget in np.unique(budget_N)):
             continue
-        ranking = rank_correlation(score_N, nll_BN, tokens_BN)
+        ranking = rank_correlation(score_N, nll_BN, tokens_BN, budget_N=budget_N)
         found.append(
             RankCorrelation(
                 score=table.score,

@@ -68,9 +68,8 @@ def masked_batch(
     """Mask a batch by the forward process at alpha_t = 1 - t, weights of the continuous NELBO.
 
     The loss, sum of 1/t * cross-entropy over masked positions / (B L), is an unbiased estimate of
-    the NELBO in nats per token on [smallest_t, 1] where `largest_t` is 1, and of its mean density
-    on [smallest_t, largest_t] else. Levels are stratified over the batch (MDLM's low-discrepancy
-    sampler): one in each of B equal parts.
+    the NELBO's mean density over [smallest_t, largest_t], in nats per token. Levels are stratified
+    over the batch (MDLM's low-discrepancy sampler): one in each of B equal parts.
     """
     B, L = tokens_BL.shape
     rng = np.random.default_rng([seed, _NOISE, step])

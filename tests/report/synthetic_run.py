@@ -327,6 +327,7 @@ def search(
             temperature=1.0,
             top_p=1.0,
             entropy_band=band,
+            fresh_entropy_band=band,
             reference_point=(5.0, 1.1),
             corpus_fingerprint=CORPUS,
         ),

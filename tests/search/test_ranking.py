@@ -36,6 +36,32 @@ def test_the_coefficients_are_scipys_also_with_ties() -> None:
         assert tau == pytest.approx(scipy.stats.kendalltau(score, row).statistic)
 
 
+def test_plans_are_ranked_among_those_of_equal_budget() -> None:
+    """What a budget as a whole costs changes nothing; one group gives the plain coefficients."""
+    rng = np.random.default_rng(3)
+    score, budget = rng.standard_normal(60), np.repeat([1, 2, 3], 20)
+    true = 3 + 0.1 * score + 0.1 * rng.standard_normal(60)
+    nll, tokens = sample(rng, true, noise=0.0)
+    shifted, _ = sample(rng, true + budget, noise=0.0)
+    options = {"budget_N": budget, "resamples": 100}
+    within = rank_correlation(score, nll, tokens, **options)
+    moved = rank_correlation(score - 5 * budget, shifted, tokens, **options)
+    assert moved.spearman.value == pytest.approx(within.spearman.value)
+    assert moved.kendall.value == pytest.approx(within.kendall.value)
+    assert rank_correlation(-5.0 * budget + score, shifted, tokens).spearman.value < -0.5
+    groups = [np.flatnonzero(budget == value) for value in (1, 2, 3)]
+    each = [kendall(score[group], true[None, group])[0] for group in groups]
+    assert within.kendall.value == pytest.approx(np.mean(each))
+    each = [spearman(score[group], true[None, group])[0] for group in groups]
+    assert within.spearman.value == pytest.approx(np.mean(each))
+
+
+def test_a_score_that_only_tells_budgets_apart_is_refused() -> None:
+    nll, tokens = sample(np.random.default_rng(0), np.linspace(3, 4, 6))
+    with pytest.raises(InputError, match="not all the same"):
+        rank_correlation([1, 1, 1, 2, 2, 2], nll, tokens, budget_N=[1, 1, 1, 2, 2, 2])
+
+
 def test_a_perfect_score_without_noise_has_correlation_one() -> None:
     true = np.linspace(3, 4, NUM_PLANS)
     nll, tokens = sample(np.random.default_rng(0), true, noise=0.0)
@@ -94,7 +120,7 @@ def test_pure_noise_has_a_low_ceiling_or_none() -> None:
 
 def test_what_cannot_be_ranked_is_refused() -> None:
     nll, tokens = np.ones((4, 3)), np.ones((4, 3))
-    with pytest.raises(InputError, match="at least 3 plans, got 2"):
+    with pytest.raises(InputError, match="at least 3 plans, two of equal budget, got 2"):
         rank_correlation([1.0, 2.0], nll[:, :2], tokens[:, :2])
     with pytest.raises(InputError, match="not all the same"):
         rank_correlation([1.0, 1.0, 1.0], nll, tokens)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from schedlab.report.captions import search_facts
+from schedlab.report.captions import search_facts, untruncated
 from schedlab.report.content import Figure
 from schedlab.report.figures.axes import dots
 from schedlab.report.run_data import RunData
@@ -155,7 +155,12 @@ def additive(run: RunData) -> Figure | None:
         )
         svg = to_svg(canvas, "additive")
     plans = sorted({item.n_plans for item in file.rank_correlation})
-    over = f" Rank correlations over {plans[0]} schedules of the exhaustive set;" if plans else ""
+    over = (
+        f" Rank correlations over {plans[0]} schedules of the exhaustive set, ranked among those"
+        " with as many light steps;"
+        if plans
+        else ""
+    )
     ceiling = (
         " 'ceiling' is what a perfect score would reach under this sampling noise (split-half over"
         " seed blocks). "
@@ -170,6 +175,7 @@ def additive(run: RunData) -> Figure | None:
         " held-out text or heavy trajectories, without sampling the schedule."
         + over
         + ceiling
+        + untruncated(file)
         + search_facts(file),
         alt="Scatter charts of sampled Gen-PPL against additive scores.",
         origin="schedlab",

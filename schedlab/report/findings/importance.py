@@ -35,8 +35,9 @@ def heavy_better(file: ImportanceFile, light: str) -> Finding | None:
     if relative is not None:
         beyond = "exceeds" if relative.mean_gap.low > 0 else "does not significantly exceed"
         detail += (
-            f" The path KL of {light} from {heavy} {beyond} that of a second, independently"
-            f" trained heavy denoiser; difference {spoken_interval(relative.mean_gap, unit=NATS)}."
+            f" The path KL of {light} from {heavy} (on noised held-out text) {beyond} that of a"
+            " second, independently trained heavy denoiser; difference"
+            f" {spoken_interval(relative.mean_gap, unit=NATS)}."
         )
     return Finding(f"Is {heavy} better than {light}?", verdict, text, detail)
 
@@ -151,7 +152,7 @@ def states_matter(file: ImportanceFile, light: str) -> Finding | None:
         "Does it matter on which states the path KL is measured?",
         "yes" if differs else "open",
         f"The exact and the cheap value {'differ' if differs else 'do not differ significantly'}"
-        f" for {light} at every step.",
+        f" where {light} runs all steps.",
         f"{interval(exact)} {NATS} on the heavy sampler's own states (exact), {interval(cheap)} on"
         " noised held-out text (cheap); cautious intervals (sums of the pointwise ends).",
     )

@@ -1,0 +1,76 @@
+"""What else is in the batch changes no bit: networks are called in one shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.plan import ModelSchedule, Plan
+from schedlab.processes import MaskedProcess
+from schedlab.results import SeedBlock
+from schedlab.sampling import SequenceIds, sample
+from schedlab.sampling.forwards import features_of, logits_of
+
+LENGTH, VOCAB = 32, 257
+
+
+def model(dtype: torch.dtype) -> Transformer:
+    """Wide enough that matrix products choose among kernels."""
+    config = TransformerConfig(
+        vocab_size=VOCAB, mask_id=VOCAB - 1, num_blocks=3, hidden_size=128, num_heads=4,
+        max_length=LENGTH,
+    )  # fmt: skip
+    network = Transformer(config)
+    network.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network.head.weight.mul_(100)  # confident enough that the features decide
+    return network.to(dtype).requires_grad_(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@torch.inference_mode()
+def test_features_and_logits_do_not_depend_on_their_company(dtype: torch.dtype) -> None:
+    network = model(dtype)
+    z = torch.randint(VOCAB, (70, LENGTH), generator=torch.manual_seed(1))
+    features = features_of(network, z, None)
+    rows = features[:, 5]
+    logits = logits_of(network, rows)
+    assert features.shape == (70, LENGTH, 128) and logits.shape == (70, VOCAB)
+    for chosen in (slice(0, 1), slice(40, 43), slice(3, 70, 7), torch.arange(69, -1, -1)):
+        assert torch.equal(features_of(network, z[chosen], None), features[chosen])
+        assert torch.equal(logits_of(network, rows[chosen]), logits[chosen])
+    assert torch.allclose(network.features(z).float(), features.float(), atol=0.3)
+
+
+def test_networks_are_called_with_one_shape() -> None:
+    shapes = set()
+
+    class Watching:
+        spec = model(torch.float32).spec
+
+        def features(self, z_BL: torch.Tensor, t_B: torch.Tensor | None = None) -> torch.Tensor:
+            assert t_B is not None and len(t_B) == len(z_BL)
+            shapes.add(tuple(z_BL.shape))
+            return z_BL[..., None] * t_B[:, None, None]
+
+    z = torch.arange(45 * LENGTH).reshape(45, LENGTH)
+    t = torch.arange(45.0)
+    found = features_of(Watching(), z, t)  # type: ignore[arg-type]
+    assert torch.equal(found[..., 0], z * t[:, None])
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_no_token_depends_on_the_batch_size(dtype: torch.dtype) -> None:
+    denoisers = {"H": model(dtype)}
+    process = MaskedProcess(vocab_size=VOCAB, mask_id=VOCAB - 1)
+    plan = Plan(length=LENGTH, model_schedule=ModelSchedule.parse("H12"))
+
+    def tokens(first: int, size: int) -> torch.Tensor:
+        ids = SequenceIds.of([SeedBlock(seed=0, first=first, size=size)])
+        return sample(plan, denoisers, process, ids).z_BL
+
+    whole = tokens(0, 50)
+    parts = [tokens(0, 1), tokens(1, 2), tokens(3, 47)]
+    assert torch.equal(torch.cat(parts), whole)
