@@ -96,12 +96,22 @@ def test_fresh_sequences_are_as_many_as_the_searchs_unless_said_otherwise() -> N
 
 def test_no_given_prefix_is_used_for_choosing_and_for_measuring_again() -> None:
     table = {"num_sequences": 48, "fresh_sequences": 32, "prefix_length": 8}
-    job = parse_job({"lab": LAB, "search": table})
+    analyze = {"num_windows": 100, "prefix_length": 8}
+    job = parse_job({"lab": LAB, "search": table, "analyze": analyze})
     used = [
         {block.first + j for block in blocks for j in range(block.size)}
         for blocks in (job.blocks(), job.fresh_blocks())
     ]
-    assert [len(indices) for indices in used] == [48, 32] and used[0].isdisjoint(used[1])
+    assert [len(indices) for indices in used] == [48, 32]
+    assert used[1].isdisjoint(used[0] | set(range(100)))  # what the additive scores come from
+
+
+def test_additive_scores_must_be_of_the_search_prefix() -> None:
+    search = {"prefix_length": 8}
+    with pytest.raises(InputError, match="must equal analyze.prefix_length.* got 8 and 4"):
+        parse_job({"lab": LAB, "search": search, "analyze": {"prefix_length": 4}})
+    parse_job({"lab": LAB, "search": search | {"additive": False}})
+    parse_job({"lab": LAB, "analyze": {"prefix_length": 4}})
 
 
 def test_the_analysis_compares_every_light_the_one_of_the_plans_first() -> None:

@@ -174,7 +174,7 @@ def test_segments_that_should_stay_heavy_are_told_by_their_intervals(
             low=0.0,
             high=0.02,
             n=32,
-            ppl=estimate(1.0 if j in harmful else 0.1, 0.5, 32),
+            ppl=estimate(1.0 if j in harmful else 0.1, 0.1, 32),
             in_top=0,
             in_bottom=0,
             ranked=20,
@@ -232,8 +232,7 @@ def test_a_pick_outside_the_entropy_band_is_said_to_be(planted: RunData) -> None
         for row in file.fresh
     )
     found = search.entropy(file.model_copy(update={"fresh": fresh}))
-    assert found is not None and found.verdict == "no"
-    assert "best" in found.text
+    assert found is not None and found.text.startswith("Outside the stated entropy band: best")
 
 
 def test_a_gap_that_moves_when_a_prefix_is_given_is_noticed() -> None:
