@@ -5,24 +5,20 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_M_MMAP_THRESHOLD = -3  # <malloc.h>
-_BYTES = 1 << 24
-
 
 def return_freed_memory() -> bool:
-    """Have glibc give blocks above 16 MiB back to the system when they are freed.
+    """Have glibc give all free pages of its heaps back to the system.
 
-    By default it raises that limit up to 32 MiB as blocks are freed; forwards whose number of
-    masked positions changes from call to call then leave holes. An analysis of the bundled models
-    (64 windows, 2 cores) peaked at 3.5 GB so, at 0.9 GB with the limit fixed, and took 13 % longer;
-    a limit of 1 MiB took twice as long.
+    Forwards whose number of masked positions changes from call to call leave holes of every size
+    between blocks that live on; the heap only ever grew, to 5.9 GB in the analysis of the demo.
 
     Returns:
-        Whether it took effect: only on Linux with glibc.
+        Whether the C library can do that: only glibc, on Linux.
     """
     if not sys.platform.startswith("linux"):
         return False
     try:
-        return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _BYTES))
+        ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):  # another C library
         return False
+    return True

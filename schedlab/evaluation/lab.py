@@ -11,7 +11,6 @@ import torch
 from schedlab.denoisers import checkpoint
 from schedlab.denoisers.base import Denoiser
 from schedlab.errors import InputError
-from schedlab.evaluation.heap import return_freed_memory
 from schedlab.metrics.samples import Scorer
 from schedlab.metrics.scorers import load_scorer
 from schedlab.plan.lab_config import LabConfig
@@ -110,7 +109,6 @@ def build_lab(config: LabConfig) -> Lab:
     Raises:
         InputError: something is missing, damaged, or does not fit the rest; one line.
     """
-    return_freed_memory()
     device = _device(config.device)
     precision = _auto_precision(device) if config.precision == "auto" else config.precision
     tokenizer = Tokenizer.load(config.tokenizer)
