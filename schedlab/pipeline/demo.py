@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schedlab.job import Job, parse_job
 
-MINUTES = 6.0
+MINUTES = 8.0
 
 BUNDLED_LAB = {
     "denoisers": {
