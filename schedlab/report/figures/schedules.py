@@ -205,8 +205,8 @@ def influence(run: RunData) -> Figure | None:
         svg=svg,
         caption="Left: mean Gen-PPL of the exhaustive schedules with this segment light, minus the"
         " mean over segments; above 0 (red) it is better to keep the segment heavy, below 0 (blue)"
-        " the light one does less harm there than elsewhere; hollow: the interval contains 0. Right:"
-        " how many of the best and worst schedules run the segment on the light denoiser. "
+        " the light one does less harm there than elsewhere; hollow: the interval contains 0."
+        " Right: how many of the best and worst schedules run the segment on the light denoiser. "
         + search_facts(file),
         alt="Dot chart of segment influence with intervals, and bar chart of frequencies.",
         origin="extended",
