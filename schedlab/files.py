@@ -199,7 +199,7 @@ def _first_problem(model: type[pydantic.BaseModel], error: pydantic.ValidationEr
     problems = error.errors(include_url=False)
     # A misspelt key shows up as one unknown and one missing key: name the unknown one.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    place = ".".join(_one_word(part) for part in problem["loc"]) or "(top level)"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
@@ -231,6 +231,12 @@ def _record_in(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
+
+
+def _one_word(part: int | str) -> str:
+    """A key as it may stand in a line: keys of foreign files can hold line ends."""
+    text = str(part)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schedlab.errors import InputError
@@ -121,6 +121,7 @@ json_values = st.recursive(
 
 
 @settings(max_examples=150, deadline=None)
+@example(path=40, value={"\n": None})
 @given(path=st.integers(0, 40), value=json_values)
 def test_any_mutation_either_validates_or_is_one_clear_error(path, value):
     data = json.loads(make_file().model_dump_json())
