@@ -63,3 +63,8 @@ class Denoiser(Protocol):
     def logits(self, features_ND: Tensor) -> Tensor:
         """Logits at picked positions, shape (N, V)."""
         ...
+
+
+def features_at(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor | None) -> Tensor:
+    """Features, with the noise level given only to denoisers that read it, (B, L, D)."""
+    return denoiser.features(z_BL, None if denoiser.spec.time_input == "none" else t_B)

@@ -21,6 +21,7 @@ from schedlab.importance.sums import SequenceSums, with_relative_kl
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.processes import alpha, reveal_probs, time_grid
 from schedlab.sampling import SequenceIds, advance, start
+from schedlab.sampling.forwards import features_of
 
 
 @torch.inference_mode()
@@ -137,9 +138,8 @@ class RememberedRows:
         new = {key: row for row, key in enumerate(keys) if key not in self._features}
         if new:
             rows_R = torch.tensor(list(new.values()), device=z_BL.device)
-            features_RLD = self.denoiser.features(
-                z_BL[rows_R], None if t_B is None else t_B[rows_R]
-            )
+            t_R = None if t_B is None else t_B[rows_R]
+            features_RLD = features_of(self.denoiser, z_BL[rows_R], t_R)
             for key, features_LD in zip(new, features_RLD, strict=True):
                 self._features[key] = features_LD.clone()  # a view would keep the batch alive
         return torch.stack([self._features[key] for key in keys])

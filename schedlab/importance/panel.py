@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.base import Denoiser, features_at
 from schedlab.errors import InputError, SchedlabError
 from schedlab.importance.divergences import log_probs, position_stats, row_chunks
 from schedlab.processes import MaskedProcess
@@ -65,7 +65,7 @@ class Panel:
             As `position_stats` names them, float64 (B,), nats.
         """
         features = {
-            role: features_of(self.denoisers[role], z_BL, t_B) for role in self.roles
+            role: features_at(self.denoisers[role], z_BL, t_B) for role in self.roles
         }  # each (B, L, D)
         masked_BL = z_BL == self.process.mask_id
         sums: dict[str, Tensor] = {}
@@ -96,11 +96,6 @@ class Panel:
             )
         )
         return chunks or [slice(0, 0)]
-
-
-def features_of(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor) -> Tensor:
-    """Features, with the noise level given only to denoisers that read it."""
-    return denoiser.features(z_BL, None if denoiser.spec.time_input == "none" else t_B)
 
 
 def _check_finite(sums: Mapping[str, Tensor]) -> None:

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from schedlab.denoisers.base import features_at
 from schedlab.importance.divergences import kl_divergence, log_probs, row_chunks
-from schedlab.importance.panel import Panel, features_of
+from schedlab.importance.panel import Panel
 from schedlab.importance.sums import FloatArray
 from schedlab.plan import ModelSchedule, Plan, segment_bounds
 from schedlab.processes import time_grid
@@ -187,7 +188,7 @@ class _Coupling:
         heavy_z_RL, branch_z_RL = after.z_BL[new.row_R], new.state.z_BL
         t = time_grid(self.plan.time_grid, self.plan.num_steps)[self.bounds[segment + 1]]
         t_R = t.expand(len(heavy_z_RL)).to(heavy_z_RL.device)
-        features = [features_of(heavy, z_RL, t_R) for z_RL in (heavy_z_RL, branch_z_RL)]
+        features = [features_at(heavy, z_RL, t_R) for z_RL in (heavy_z_RL, branch_z_RL)]
         # Reveal times are common, so the masked positions are too.
         row_N, position_N = (heavy_z_RL == process.mask_id).nonzero(as_tuple=True)
         kl_R = torch.zeros_like(t_R)

@@ -20,7 +20,6 @@ from schedlab.deploy import export
 from schedlab.deploy.runtime import run_plan
 from schedlab.errors import InputError
 from schedlab.evaluation.evaluator import Evaluator
-from schedlab.evaluation.heap import return_freed_memory
 from schedlab.evaluation.lab import Lab, build_lab
 from schedlab.evaluation.prompts import Prompts
 from schedlab.files import canonical_json, write_atomic
@@ -145,7 +144,6 @@ def analyze_stage(run: Run) -> None:
             what[0] = name
             run.reporter.stage(f"importance: {name}")
         run.reporter.update(done, total)
-        return_freed_memory()
 
     result = analyze(
         run.lab,

@@ -12,11 +12,12 @@ Legend: R sequences, L positions, N picked positions, D features, V vocabulary, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.base import Denoiser, features_at
 
 # Enough to fill the machine: on CPU a call of 1,024 positions is as fast per position as larger
 # ones. GPUs need more in flight.
@@ -32,7 +33,7 @@ def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     size = max(1, positions // max(_SHORTEST, z_RL.shape[1]))
     if t_R is None:
         return _in_calls(denoiser.features, size, z_RL)
-    return _in_calls(denoiser.features, size, z_RL, t_R)
+    return _in_calls(partial(features_at, denoiser), size, z_RL, t_R)
 
 
 def logits_of(denoiser: Denoiser, features_ND: Tensor, *, size: int = HEAD_ROWS) -> Tensor:
@@ -50,7 +51,7 @@ def _in_calls(call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor
 
 
 def _filled_up(rows_C: Tensor, size: int) -> Tensor:
-    missing = size - len(rows_C)
-    return (
-        torch.cat((rows_C, rows_C[:1].expand(missing, *rows_C.shape[1:]))) if missing else rows_C
-    )
+    if len(rows_C) in (0, size):
+        return rows_C
+    filler_C = rows_C[:1].expand(size - len(rows_C), *rows_C.shape[1:])
+    return torch.cat((rows_C, filler_C))

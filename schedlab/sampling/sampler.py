@@ -168,8 +168,7 @@ def _draw(
     role: str,
 ) -> Tensor:
     """Tokens for the revealed positions, int64 (N,), by Gumbel-max in float64."""
-    has_time = denoiser.spec.time_input != "none"
-    features_RLD = features_of(denoiser, z_RL, t_R if has_time else None)
+    features_RLD = features_of(denoiser, z_RL, t_R)
     row_N, position_N = revealed_RL.nonzero(as_tuple=True)
     rows = max(1, MAX_DRAW_ENTRIES // process.vocab_size)
     head_rows = min(rows, HEAD_ROWS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +31,7 @@ from schedlab.search.front import (
     reference_point,
 )
 from schedlab.search.proposals import Proposals, step_budgets
-from schedlab.search.space import assignment_of
+from schedlab.search.space import assignment_of, of_commonest_cost
 
 Band = tuple[float, float]
 
@@ -140,7 +139,7 @@ class Board:
         for schedule in self.schedules:
             if schedule in self.front:
                 note(schedule, "front")
-        exhaustive = _peers(proposals.of("exhaustive"), self.job.plan.light)
+        exhaustive = of_commonest_cost(proposals.of("exhaustive"), self.job.plan.light)
         if exhaustive:
             note(max(exhaustive, key=log_ppl), "worst")
             note(min(exhaustive, key=log_ppl), "exhaustive_best")
@@ -230,15 +229,6 @@ class Board:
                 for family in families
             },
         )
-
-
-def _peers(schedules: list[ModelSchedule], light: str) -> list[ModelSchedule]:
-    """Those with the commonest number of light steps: best and worst at one cost."""
-    if not schedules:
-        return []
-    counts = Counter(schedule.count(light) for schedule in schedules)
-    commonest = counts.most_common(1)[0][0]
-    return [schedule for schedule in schedules if schedule.count(light) == commonest]
 
 
 def _within(band: Band, measurement: Measurement) -> bool:

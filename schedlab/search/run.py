@@ -123,7 +123,8 @@ def _bayesian(
         told=lambda done: stage(f"Bayesian search, proposal {done + 1} of {table.trials}"),
     )
     # The seeds belong to those who proposed them.
-    schedules = [space.schedule(a) for a in found if a not in set(seeds)]
+    known = set(seeds)
+    schedules = [space.schedule(assignment) for assignment in found if assignment not in known]
     bench.measure(schedules)
     proposals.add("optuna", schedules)
 

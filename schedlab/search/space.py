@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from schedlab.errors import BudgetError, InputError
@@ -100,6 +101,14 @@ def assignments(
         for positions in itertools.combinations(range(num_segments), count)
         for roles in itertools.product(lights, repeat=count)
     )
+
+
+def of_commonest_cost(schedules: Sequence[ModelSchedule], light: str) -> list[ModelSchedule]:
+    """Those with the commonest number of light steps: what may be called best or worst of a set
+    whose other members are cheaper or dearer."""
+    counts = Counter(schedule.count(light) for schedule in schedules)
+    commonest = {count for count, _ in counts.most_common(1)}
+    return [schedule for schedule in schedules if schedule.count(light) in commonest]
 
 
 def assignment_count(

@@ -108,3 +108,8 @@ def test_chunks_cover_all_rows_once_within_the_budget():
     assert max(chunk.stop - chunk.start for chunk in chunks) * 50_000 * 8 * 10 <= 64 << 20
     assert list(row_chunks(0, vocab_size=9, num_denoisers=1, budget_bytes=1)) == []
     assert len(list(row_chunks(3, vocab_size=9, num_denoisers=1, budget_bytes=1))) == 3
+
+
+def test_a_large_budget_makes_chunks_no_larger_than_caches_are_good_for():
+    chunks = list(row_chunks(1_000, vocab_size=2_048, num_denoisers=4, budget_bytes=1 << 30))
+    assert [chunk.stop - chunk.start for chunk in chunks] == [128] * 7 + [104]

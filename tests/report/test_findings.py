@@ -12,7 +12,7 @@ from synthetic_run import T_K, estimate
 from schedlab.report import RunData
 from schedlab.report.content import Finding
 from schedlab.report.findings import findings, importance, search
-from schedlab.report.findings.regions import mean_over
+from schedlab.report.findings.regions import mean_of
 from schedlab.report.run_data import all_heavy, saved_as_counted
 from schedlab.results import Estimate
 from schedlab.results.importance_file import Curve, ImportanceFile, curve_id
@@ -112,20 +112,12 @@ def test_a_mean_over_levels_is_never_narrower_than_independence_would_allow() ->
         values_SK = weight * shared_S1 + (1 - weight) * own_SK
         errors_K = values_SK.std(0) / 20
         mean_K = values_SK.mean(0)
-        curve = Curve(
-            id="x",
-            metric="loss_gap",
-            roles=["H", "L"],
-            states="forward",
-            prefix=False,
-            t=np.linspace(1, 0.05, 20).tolist(),
-            value=mean_K.tolist(),
-            low=(mean_K - errors_K).tolist(),
-            high=(mean_K + errors_K).tolist(),
-            n=400,
+        mean = mean_of(
+            [
+                Estimate(value=value, low=value - error, high=value + error, n=400)
+                for value, error in zip(mean_K, errors_K, strict=True)
+            ]
         )
-        mean = mean_over(curve, lambda t: True)
-        assert mean is not None
         true_error = values_SK.mean(1).std() / 20
         assert (mean.high - mean.low) / 2 >= true_error * (1 - 1e-9)
         assert mean.value == pytest.approx(values_SK.mean())
@@ -162,7 +154,7 @@ def test_the_sandwich_wins_only_when_intervals_prove_it(
 
 @pytest.mark.parametrize(
     ("harmful", "verdict"),
-    [([4, 5], "yes"), ([0, 9], "no"), ([0, 5], "open"), ([], "open")],
+    [([4, 5], "yes"), ([0, 9], "no"), ([0, 5], "no"), ([4], "open"), ([], "open")],
 )
 def test_segments_that_should_stay_heavy_are_told_by_their_intervals(
     harmful: list[int], verdict: str
@@ -273,3 +265,37 @@ def test_parts_that_are_missing_are_not_spoken_about() -> None:
         update={"curves": [], "step_scores": [], "significance": [], "propagation": []}
     )
     assert findings(RunData("bare", bare, None)) == ()
+
+
+def test_the_schedule_found_without_sampling_is_chosen_by_its_score(planted: RunData) -> None:
+    """The better of two additive schedules in the samples is not taken for the foreseen one."""
+    file = planted.search
+    assert file is not None
+    foreseen, lucky = [row for row in file.rows if row.families == ("exhaustive",)][:2]
+    changes = {
+        foreseen.digest: {"loss_gap": -9.0, "paired_log_ppl": 9.0},
+        lucky.digest: {"loss_gap": 9.0, "paired_log_ppl": -9.0},
+    }
+    rows = tuple(
+        row.model_copy(
+            update={
+                "families": ("exhaustive", "additive"),
+                "paired_log_ppl": estimate(change["paired_log_ppl"], 0.1, 32),
+                "additive": row.additive.model_copy(update={"loss_gap": change["loss_gap"]}),
+            }
+        )
+        if (change := changes.get(row.digest))
+        else row
+        for row in file.rows
+    )
+    found = search.additive_reaches(file.model_copy(update={"rows": rows}))
+    assert found is not None and found.text.startswith(str(foreseen.schedule))
+
+
+@pytest.mark.parametrize("setting", [{}, {"temperature": 0.7}, {"top_p": 0.9}])
+def test_scores_beside_truncated_samples_say_so(planted: RunData, setting: dict) -> None:
+    assert planted.search is not None
+    changed = planted.search.setting.model_copy(update=setting)
+    found = search.additive_ranks(planted.search.model_copy(update={"setting": changed}))
+    assert found is not None
+    assert ("not of the one used here" in found.detail) is bool(setting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,7 +49,7 @@ def test_networks_are_called_with_one_shape() -> None:
     shapes = set()
 
     class Watching:
-        spec = model(torch.float32).spec
+        spec = replace(model(torch.float32).spec, time_input="sequence")
 
         def features(self, z_BL: torch.Tensor, t_B: torch.Tensor | None = None) -> torch.Tensor:
             assert t_B is not None and len(t_B) == len(z_BL)

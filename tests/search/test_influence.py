@@ -72,3 +72,13 @@ def test_the_influence_in_gen_ppl_has_the_same_sign() -> None:
 def test_a_segment_that_is_never_light_has_no_influence() -> None:
     with pytest.raises(InputError, match="segment 1 is light in no plan"):
         segment_influence([[True, False], [False, False]], np.ones((4, 2)), np.ones((4, 2)))
+
+
+def test_with_all_numbers_of_light_segments_the_average_segment_has_no_influence() -> None:
+    """Each light segment costs something, so plain means would call all of them harmful."""
+    light_NS = np.array([[role == "L" for role in a] for a in assignments(6)])
+    cost_S = np.array([0.1, 0.2, 0.3, 0.3, 0.2, 0.1])
+    nll_BN = np.tile(TOKENS * (4.0 + light_NS @ cost_S), (8, 1))
+    found = segment_influence(light_NS, nll_BN, np.full(nll_BN.shape, TOKENS))
+    # A balanced design: means differ by half of what the segments' costs do.
+    np.testing.assert_allclose([s.value for s in found], (cost_S - cost_S.mean()) / 2, atol=1e-12)

@@ -205,6 +205,35 @@ def test_without_an_analysis_the_rest_still_works() -> None:
     assert all(row.additive.loss_gap is None for row in file.rows)
 
 
+def test_optuna_is_credited_with_its_own_proposals_only() -> None:
+    file = run(PlantedWorld(), num_segments=4, exhaustive=False, trials=5, sampler="tpe")
+    proposed = [row for row in file.rows if "optuna" in row.families]
+    assert 0 < len(proposed) <= 5
+    assert all(row.families == ("optuna",) for row in proposed)
+
+
+def test_best_and_worst_of_all_numbers_of_light_segments_are_of_one_cost() -> None:
+    """Else they would be all heavy and all light, or nearly."""
+    file = run(PlantedWorld(), num_segments=6, num_light="all")
+    for why in ("exhaustive_best", "worst"):
+        (row,) = (row for row in file.fresh if why in row.why)
+        assert len(file.row(row.digest).light_segments or ()) == 3
+
+
+def test_the_entropy_band_moves_with_the_sequences() -> None:
+    """Fresh plans are held against all heavy on the same sequences."""
+    file = run(PlantedWorld(), num_sequences=16, fresh_sequences=16)
+    heavy = {
+        "band": next(row for row in file.rows if row.name == "all_heavy"),
+        "fresh_band": next(row for row in file.fresh if "all_heavy" in row.why),
+    }
+    for row, band in zip(
+        heavy.values(), (file.setting.entropy_band, file.setting.fresh_entropy_band), strict=True
+    ):
+        assert sum(band) / 2 == pytest.approx(row.estimates["entropy"].value)
+    assert file.setting.entropy_band != file.setting.fresh_entropy_band
+
+
 def test_too_many_plans_are_refused_before_anything_is_run() -> None:
     world = PlantedWorld()
     with pytest.raises(BudgetError, match="1024 assignments"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +23,7 @@ from schedlab.report.svg import drawing, to_svg
 from schedlab.report.words import one_line, relative_change
 from schedlab.results import Estimate
 from schedlab.results.search_file import SearchFile, SearchRow
+from schedlab.search.space import of_commonest_cost
 
 EXTREMES = 20
 WHYS = (
@@ -304,12 +304,10 @@ def reasons(whys: Sequence[str]) -> list[str]:
 
 
 def peers(file: SearchFile) -> list[SearchRow]:
-    """Exhaustive rows of one cost, best first: those of the commonest number of light segments."""
-    rows = [row for row in file.rows if "exhaustive" in row.families]
-    if not rows:
-        return []
-    (number, _), *_ = Counter(_num_light(row) for row in rows).most_common(1)
-    return sorted((row for row in rows if _num_light(row) == number), key=_ppl)
+    """Exhaustive rows of one cost, best first: those of the commonest number of light steps."""
+    rows = {row.schedule: row for row in file.rows if "exhaustive" in row.families}
+    chosen = of_commonest_cost(list(rows), file.setting.light)
+    return sorted((rows[schedule] for schedule in chosen), key=_ppl)
 
 
 def _num_light(row: SearchRow) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from schedlab.report.content import Verdict
 from schedlab.results import Estimate
@@ -13,28 +13,35 @@ MIDDLE = (0.25, 0.75)  # noise levels
 
 def regions(curve: Curve) -> tuple[Estimate, Estimate, Estimate] | None:
     """Means of a curve at the noisy end, in the middle and near the text; None if one is empty."""
-    noisy = mean_over(curve, lambda t: t > MIDDLE[1])
-    middle = mean_over(curve, lambda t: MIDDLE[0] <= t <= MIDDLE[1])
-    clean = mean_over(curve, lambda t: t < MIDDLE[0])
-    if noisy is None or middle is None or clean is None:
+    points = zip(curve.value, curve.low, curve.high, strict=True)
+    estimates = [Estimate(value=v, low=low, high=high, n=curve.n) for v, low, high in points]
+    return region_means(curve.t, estimates)
+
+
+def region_means(
+    t: Sequence[float], estimates: Sequence[Estimate]
+) -> tuple[Estimate, Estimate, Estimate] | None:
+    """The same of estimates that belong to noise levels t."""
+    pairs = list(zip(t, estimates, strict=True))
+    noisy = [estimate for level, estimate in pairs if level > MIDDLE[1]]
+    middle = [estimate for level, estimate in pairs if MIDDLE[0] <= level <= MIDDLE[1]]
+    clean = [estimate for level, estimate in pairs if level < MIDDLE[0]]
+    if not (noisy and middle and clean):
         return None
-    return noisy, middle, clean
+    return mean_of(noisy), mean_of(middle), mean_of(clean)
 
 
-def mean_over(curve: Curve, within: Callable[[float], bool]) -> Estimate | None:
-    """Mean over levels; its ends are the means of the pointwise ends.
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean; its ends are the means of the ends.
 
-    However the levels are correlated, the interval of a mean is not wider than that (for intervals
-    proportional to standard errors), so the result errs towards 'not significant'.
+    However the estimates are correlated, the interval of a mean is not wider than that (for
+    intervals proportional to standard errors), so the result errs towards 'not significant'.
     """
-    chosen = [index for index, t in enumerate(curve.t) if within(t)]
-    if not chosen:
-        return None
     value, low, high = (
-        sum(series[index] for index in chosen) / len(chosen)
-        for series in (curve.value, curve.low, curve.high)
+        sum(getattr(estimate, name) for estimate in estimates) / len(estimates)
+        for name in ("value", "low", "high")
     )
-    return Estimate(value=value, low=low, high=high, n=curve.n)
+    return Estimate(value=value, low=low, high=high, n=estimates[0].n)
 
 
 def middle_verdict(noisy: Estimate, middle: Estimate, clean: Estimate) -> Verdict:

@@ -8,7 +8,7 @@ from schedlab.plan import ModelSchedule
 from schedlab.report.captions import untruncated
 from schedlab.report.content import Finding, Verdict
 from schedlab.report.figures.schedules import peers
-from schedlab.report.findings.regions import MIDDLE, apart
+from schedlab.report.findings.regions import apart, middle_verdict, region_means
 from schedlab.report.run_data import all_heavy, label, saved_as_counted
 from schedlab.report.words import (
     change,
@@ -115,19 +115,21 @@ def segments(file: SearchFile) -> Finding | None:
     estimates = [(item.segment, item.ppl) for item in file.segment_influence]
     worse = [(j, e) for j, e in estimates if e.low > 0]
     better = [(j, e) for j, e in estimates if e.high < 0]
-    middle = _mean([e for j, e in estimates if _in_middle(j, file.setting.num_segments)])
-    ends = _mean([e for j, e in estimates if not _in_middle(j, file.setting.num_segments)])
-    verdict: Verdict
-    if not apart(middle, ends):
-        verdict, text = "open", "The middle and the ends are not apart beyond their intervals."
-    elif middle.value > ends.value:
-        verdict, text = "yes", "As in the paper, light hurts more in the middle than at the ends."
-    else:
-        verdict, text = "no", "Unlike in the paper, light hurts more at the ends."
+    t = [1 - (j + 0.5) / file.setting.num_segments for j, _ in estimates]
+    means = region_means(t, [e for _, e in estimates])
+    if means is None:
+        return None
+    verdict = middle_verdict(*means)
+    text = {
+        "yes": "As in the paper, light hurts more in the middle than at either end.",
+        "no": "Unlike in the paper, light hurts more at an end than in the middle.",
+        "open": "The middle and the ends are not apart beyond their intervals.",
+    }[verdict]
+    noisy, middle, clean = map(interval, means)
     detail = (
         "Mean Gen-PPL with the segment light minus the mean over segments; segment 0 is the"
-        f" noisiest. Middle {interval(middle)}, ends {interval(ends)}, cautious intervals (means"
-        " of the segments' ends)."
+        f" noisiest. {middle} in the middle, {noisy} at the noisy end, {clean} near the text,"
+        " cautious intervals (means of the segments' ends)."
     )
     if worse:
         detail += f" Worse than average: {_named(worse)}."
@@ -251,15 +253,6 @@ def _additive_score(row: SearchRow) -> float:
     return next((score for score in scores if score is not None), float("inf"))
 
 
-def _mean(estimates: list[Estimate]) -> Estimate:
-    """The mean, with the means of the intervals' ends: too wide rather than too narrow."""
-    value, low, high = (
-        sum(getattr(estimate, name) for estimate in estimates) / len(estimates)
-        for name in ("value", "low", "high")
-    )
-    return Estimate(value=value, low=low, high=high, n=estimates[0].n)
-
-
 def words(schedule: ModelSchedule) -> str:
     """A schedule's text, cut when it has very many segments."""
     return one_line(str(schedule), max_length=90)
@@ -282,10 +275,6 @@ def _compare(found: SearchRow, winner: SearchRow, file: SearchFile) -> str:
 
 def _named(items: Sequence[tuple[int, Estimate]]) -> str:
     return listing([f"{j} ({interval(estimate)})" for j, estimate in items])
-
-
-def _in_middle(segment: int, num_segments: int) -> bool:
-    return MIDDLE[0] <= 1 - (segment + 0.5) / num_segments <= MIDDLE[1]
 
 
 def _sign(estimate: Estimate) -> Verdict:
