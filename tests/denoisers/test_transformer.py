@@ -68,9 +68,7 @@ def test_what_a_position_sees(causal: bool) -> None:
 def test_attention_depends_on_relative_positions_only() -> None:
     one = torch.randn(1, 1, 2, 1, 8, dtype=torch.float64, generator=torch.manual_seed(0))
     x = one.expand(1, 12, 2, 1, 8)  # (B, L, q and k, H, head_size): same content everywhere
-    q, k = transformer._rotate(x, transformer._rotary(12, 8, x.device, x.dtype))[
-        0, :, :, 0
-    ].unbind(1)
+    q, k = transformer._rotate(x, transformer._rotary(12, 8, x))[0, :, :, 0].unbind(1)
     scores = q @ k.T  # (L, L)
     for offset in (-5, 0, 3):
         diagonal = scores.diagonal(offset)
