@@ -1,9 +1,11 @@
 """Self-BLEU (Zhu et al. 2018, 1802.01886): how much samples resemble each other, 0 to 100.
 
-BLEU-4 by sacrebleu (tokeniser 13a, exponential smoothing, effective order) of every sample against
-other samples. Lower is more diverse. All pairs would cost S^2, so the stated subsample is: the
-`NUM_REFERENCES` next samples of the same seed block, cyclically (all others in smaller blocks).
-The value grows with the number of references: compare only values made with the same number.
+BLEU-4 by sacrebleu (tokeniser 13a, exponential smoothing, effective order) of a sample against
+other samples. Lower is more diverse. All pairs would cost S^2 and make every value depend on every
+other, so samples are compared within groups of `GROUP_SIZE` consecutive ones of a seed block, and
+a group has one value: the mean over its samples, each against the rest of the group. Groups share
+no sample, so their values are independent and intervals over groups are honest.
+The value grows with the number of references: compare only values of equal group size.
 """
 
 from __future__ import annotations
@@ -16,28 +18,33 @@ from sacrebleu.metrics.bleu import BLEU
 
 from schedlab.metrics.samples import SampleMetric, Samples
 
-NUM_REFERENCES = 4
+GROUP_SIZE = 4
 
 
-def self_bleu(texts: Sequence[str], num_references: int = NUM_REFERENCES) -> NDArray[np.float64]:
-    """BLEU of every text against the next ones, float64 (S,), 0 to 100; NaN for a single text."""
+def self_bleu(texts: Sequence[str], group_size: int = GROUP_SIZE) -> NDArray[np.float64]:
+    """Mean BLEU of each text against the others of its group, 0 to 100, float64 (S,).
+
+    The value stands at the first text of a group, NaN at the others and at texts that fill no
+    group. Fewer texts than a group are one smaller group; a single text has no value.
+    """
     num_texts = len(texts)
-    if num_texts < 2:
-        return np.full(num_texts, np.nan)
+    group_size = min(group_size, num_texts)
+    found_S = np.full(num_texts, np.nan)
+    if group_size < 2:
+        return found_S
     bleu = BLEU(effective_order=True)
-    offsets = range(1, 1 + min(num_references, num_texts - 1))
-    return np.array(
-        [
-            bleu.sentence_score(
-                text, [texts[(j + offset) % num_texts] for offset in offsets]
-            ).score
-            for j, text in enumerate(texts)
+    for first in range(0, num_texts - group_size + 1, group_size):
+        group = list(texts[first : first + group_size])
+        scores = [
+            bleu.sentence_score(text, group[:j] + group[j + 1 :]).score
+            for j, text in enumerate(group)
         ]
-    )
+        found_S[first] = np.mean(scores)
+    return found_S
 
 
 def _compute(samples: Samples) -> dict[str, NDArray[np.float64]]:
     return {"self_bleu": self_bleu([" ".join(text.generated) for text in samples.texts])}
 
 
-METRIC = SampleMetric(version=1, compute=_compute)
+METRIC = SampleMetric(version=2, compute=_compute)

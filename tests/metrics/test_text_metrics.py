@@ -45,28 +45,36 @@ def test_distinct_n_is_the_share_of_different_n_grams() -> None:
 
 def test_self_bleu_is_100_for_copies_and_0_without_a_common_word() -> None:
     words = "the model samples text from noise"
-    np.testing.assert_allclose(self_bleu([words] * 3), 100.0)
-    np.testing.assert_allclose(self_bleu(["a b c d e", "f g h i j", "k l m n o"]), 0.0)
+    for texts, value in (([words] * 3, 100.0), (["a b c d e", "f g h i j", "k l m n o"], 0.0)):
+        np.testing.assert_allclose(self_bleu(texts), [value, np.nan, np.nan])
     assert np.isnan(self_bleu([words])).all()
 
 
-def test_self_bleu_compares_with_the_next_texts_of_the_block() -> None:
+def test_self_bleu_has_one_independent_value_per_group() -> None:
     texts = [
         "the cat sat on the mat today",
         "a cat sat on a mat today",
         "dogs run in the big park",
         "the dog sat on the mat",
+        "a dog sat in the big park",
     ]
-    expected = [
-        BLEU(effective_order=True)
-        .sentence_score(texts[j], [texts[(j + 1) % 4], texts[(j + 2) % 4]])
-        .score
-        for j in range(4)
+    bleu = BLEU(effective_order=True)
+    pairs = [
+        np.mean(
+            [
+                bleu.sentence_score(texts[j], [texts[j + 1]]).score,
+                bleu.sentence_score(texts[j + 1], [texts[j]]).score,
+            ]
+        )
+        for j in (0, 2)
     ]
-    np.testing.assert_allclose(self_bleu(texts, num_references=2), expected)
-    assert self_bleu(texts, num_references=2)[0] > 0
-    # More references than there are others: all others.
-    np.testing.assert_allclose(self_bleu(texts, num_references=9), self_bleu(texts, 3))
+    expected = [pairs[0], np.nan, pairs[1], np.nan, np.nan]
+    np.testing.assert_allclose(self_bleu(texts, group_size=2), expected)
+    assert self_bleu(texts, group_size=2)[0] > 0
+    # Another text changes the value of its own group only.
+    changed = [*texts[:3], "something else", texts[4]]
+    assert self_bleu(changed, group_size=2)[0] == pairs[0]
+    assert self_bleu(changed, group_size=2)[2] != pairs[1]
 
 
 def test_samples_are_split_at_separators_and_measured_behind_the_prefix() -> None:
