@@ -4,6 +4,8 @@ Optuna proposes, this module disposes:
 - A proposal that is over the cost limit, or already told, is never run: the nearest assignment
   that is neither (a random one among the nearest) takes its place. Costs are known before running,
   so they need no model of feasibility.
+- The entropy band is a constraint (soft, as all of Optuna's): proposals go where quality is good
+  and entropy allowed, so trials are not spent on dull text that scores well and is never picked.
 - Seeds (hand-made and additive plans) are evaluated together, so that they share prefixes, and
   told before the first proposal.
 - The sampler is made anew for every proposal, seeded by the job's seed and the number of
@@ -23,7 +25,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import optuna
@@ -37,6 +39,7 @@ from schedlab.search.study_file import open_study
 
 GP_MAX_TRIALS = 300
 GP_MAX_SEGMENTS = 40
+ENTROPY = "entropy"
 _LEVEL_SIZE = 2_000
 _SAMPLE_SIZE = 200
 
@@ -81,17 +84,29 @@ class AssignmentSpace:
         return ModelSchedule.from_assignment(assignment, self.num_steps)
 
 
+class Outcome(NamedTuple):
+    """What sampling an assignment gave.
+
+    Args:
+        log_ppl: log Gen-PPL, nats.
+        entropy_excess: how far its entropy is outside the band, nats; at most 0 within it.
+    """
+
+    log_ppl: float
+    entropy_excess: float = 0.0
+
+
 @dataclass(frozen=True)
 class Objectives:
     """What is minimised, and what may be run.
 
     Args:
-        quality: log Gen-PPL of every assignment in a list, by sampling (or from the store).
+        outcomes: what every assignment in a list gave, by sampling (or from the store).
         cost: cost of an assignment before running, such as FLOPs as a share of all-heavy's.
         max_cost: assignments that cost more are never run.
     """
 
-    quality: Callable[[Sequence[Assignment]], Sequence[float]]
+    outcomes: Callable[[Sequence[Assignment]], Sequence[Outcome]]
     cost: Callable[[Assignment], float]
     max_cost: float = math.inf
 
@@ -136,7 +151,7 @@ def optimize(
     seeds = list(dict.fromkeys(a for a in map(tuple, seeds) if objectives.affordable(a)))
     _check_seeds(seeds, space)
     kind = _sampler_kind(sampler, num_trials, space)
-    settings = f"{fingerprint} {space} {seed} {objectives.max_cost} {seeds} {kind}"
+    settings = f"{fingerprint} {space} {seed} {objectives.max_cost} {seeds} {kind} {ENTROPY}"
     with open_study(storage, settings) as study:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
@@ -174,8 +189,8 @@ class _Search:
     def tell_seeds(self, seeds: Sequence[Assignment]) -> None:
         """Evaluate the seeds that were not told yet, all at once."""
         new = [assignment for assignment in seeds if assignment not in self.told]
-        for assignment, quality in zip(new, self._quality(new), strict=True):
-            self._add(assignment, quality)
+        for assignment, outcome in zip(new, self._outcomes(new), strict=True):
+            self._add(assignment, outcome)
 
     def propose(self) -> bool:
         """Ask for one assignment, evaluate and tell it; False when no new one can be found."""
@@ -187,14 +202,15 @@ class _Search:
         proposed = self._assignment(trial.params)
         assignment = self._nearest_new(proposed, generator)
         if assignment == proposed:
-            values = [self._quality([assignment])[0], self.objectives.cost(assignment)]
-            self.study.tell(trial, values)
+            outcome = self._outcomes([assignment])[0]
+            trial.set_constraint(ENTROPY, outcome.entropy_excess)
+            self.study.tell(trial, [outcome.log_ppl, self.objectives.cost(assignment)])
             self.told[assignment] = None
             return True
         self.study.tell(trial, state=TrialState.FAIL)
         if assignment is None:
             return False
-        self._add(assignment, self._quality([assignment])[0])
+        self._add(assignment, self._outcomes([assignment])[0])
         return True
 
     def _nearest_new(
@@ -215,22 +231,24 @@ class _Search:
                     return assignment
         return None
 
-    def _quality(self, assignments: Sequence[Assignment]) -> list[float]:
-        qualities = [float(value) for value in self.objectives.quality(assignments)]
-        if not all(map(math.isfinite, qualities)):
+    def _outcomes(self, assignments: Sequence[Assignment]) -> list[Outcome]:
+        outcomes = list(self.objectives.outcomes(assignments))
+        if not all(math.isfinite(value) for outcome in outcomes for value in outcome):
             raise SchedlabError(
-                f"log Gen-PPL must be finite, got {qualities}; look at the scorer and the samples"
+                f"log Gen-PPL and entropy must be finite, got {outcomes}; look at the scorer and"
+                " the samples"
             )
-        return qualities
+        return outcomes
 
-    def _add(self, assignment: Assignment, quality: float) -> None:
+    def _add(self, assignment: Assignment, outcome: Outcome) -> None:
         """A complete trial in one transaction: no crash can leave half of it."""
         params = dict(zip(self.space.names, assignment, strict=True))
         self.study.add_trial(
             optuna.trial.create_trial(
                 params=params,
                 distributions=self.space.distributions,
-                values=[quality, self.objectives.cost(assignment)],
+                values=[outcome.log_ppl, self.objectives.cost(assignment)],
+                constraints={ENTROPY: outcome.entropy_excess},
             )
         )
         self.told[assignment] = None

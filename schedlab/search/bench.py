@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Protocol
 
 from schedlab.job import Job
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.results import Measurement, PlanCost, SeedBlock
+from schedlab.search.front import Band, entropy_band
 
 Stage = Callable[[str], None]
 """Told what begins."""
@@ -51,6 +53,25 @@ class Bench:
     def measure_fresh(self, schedules: Iterable[ModelSchedule]) -> None:
         """Fill `fresh` for these, on sequences that no choice depends on."""
         self._fill(self.fresh, schedules, self.job.fresh_blocks())
+
+    @cached_property
+    def band(self) -> Band:
+        """The entropy band around all-heavy on the sequences of the search: common noise."""
+        self.measure([self.heavy])
+        return self._band(self.measured)
+
+    @cached_property
+    def fresh_band(self) -> Band:
+        """The same on fresh sequences."""
+        self.measure_fresh([self.heavy])
+        return self._band(self.fresh)
+
+    def _band(self, known: Mapping[ModelSchedule, Measurement]) -> Band:
+        return entropy_band(
+            known[self.heavy].estimates["entropy"],
+            standard_errors=self.job.search.entropy_standard_errors,
+            nats=self.job.search.entropy_nats,
+        )
 
     def _fill(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -22,8 +21,9 @@ from schedlab.results.search_file import (
 from schedlab.search.additive import StepCosts, additive_score
 from schedlab.search.bench import Bench, Stage
 from schedlab.search.front import (
+    Band,
     Candidates,
-    entropy_band,
+    excess,
     hypervolume,
     pick_best,
     pick_budget,
@@ -33,18 +33,12 @@ from schedlab.search.front import (
 from schedlab.search.proposals import Proposals, step_budgets
 from schedlab.search.space import assignment_of, of_commonest_cost
 
-Band = tuple[float, float]
-
 SHOWN: frozenset[Why] = frozenset({"all_heavy", "all_light", "best", "knee", "budget", "worst"})
 
 
 @dataclass
 class Board:
-    """All plans side by side: what to pick, what to measure again.
-
-    The entropy band lies around all-heavy's entropy on the same sequences, so that it is compared
-    at common noise: one band for the search's sequences, one for the fresh ones.
-    """
+    """All plans side by side: what to pick, what to measure again."""
 
     job: Job
     bench: Bench
@@ -56,27 +50,10 @@ class Board:
         self.candidates = Candidates(
             log_ppl=np.array([m.estimates["log_gen_ppl"].value for m in measured]),
             saved=np.array([self.bench.saved(schedule) for schedule in self.schedules]),
-            in_band=np.array([_within(self.band, m) for m in measured]),
+            in_band=np.array([_within(self.bench.band, m) for m in measured]),
         )
         front = self.candidates.on_front
         self.front = {s for s, on in zip(self.schedules, front, strict=True) if on}
-
-    @cached_property
-    def band(self) -> Band:
-        """Entropies, on the search's sequences, of plans that may be picked."""
-        return self._band(self.bench.measured[self.bench.heavy])
-
-    @cached_property
-    def fresh_band(self) -> Band:
-        """The same on fresh sequences."""
-        return self._band(self.bench.fresh[self.bench.heavy])
-
-    def _band(self, heavy: Measurement) -> Band:
-        return entropy_band(
-            heavy.estimates["entropy"],
-            standard_errors=self.job.search.entropy_standard_errors,
-            nats=self.job.search.entropy_nats,
-        )
 
     @property
     def reference(self) -> tuple[float, float]:
@@ -101,7 +78,7 @@ class Board:
             stage(f"measuring {len(set(wanted))} schedules again on fresh seeds")
             self.bench.measure_fresh(wanted)
             fresh = self.bench.fresh
-            outside = {s for s in picks.values() if not _within(self.fresh_band, fresh[s])}
+            outside = {s for s in picks.values() if not _within(self.bench.fresh_band, fresh[s])}
             if not outside:
                 break
             rejected |= outside
@@ -172,7 +149,7 @@ class Board:
             paired_log_ppl=paired_log_ppl_difference(measurement, heavy),
             cost=self._cost(schedule, measurement),
             additive=_additive(schedule, costs),
-            in_entropy_band=_within(self.band, measurement),
+            in_entropy_band=_within(self.bench.band, measurement),
             on_front=schedule in self.front,
         )
 
@@ -206,7 +183,7 @@ class Board:
                     estimates=dict(measurement.estimates)
                     | {"agreement": agreement(measurement, heavy)},
                     paired_log_ppl=paired_log_ppl_difference(measurement, heavy),
-                    in_entropy_band=_within(self.fresh_band, measurement),
+                    in_entropy_band=_within(self.bench.fresh_band, measurement),
                     samples=tuple(texts) if shown else (),
                 )
             )
@@ -232,7 +209,7 @@ class Board:
 
 
 def _within(band: Band, measurement: Measurement) -> bool:
-    return band[0] <= measurement.estimates["entropy"].value <= band[1]
+    return excess(band, measurement.estimates["entropy"].value) <= 0
 
 
 def _additive(schedule: ModelSchedule, costs: Sequence[StepCosts]) -> AdditiveScores:

@@ -25,6 +25,9 @@ from schedlab.results import Estimate
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
+Band = tuple[float, float]
+"""Lowest and highest entropy of plans that may be picked, nats per sample."""
+
 MIN_SAVING = 1e-6  # share of all-heavy's FLOPs below which a plan saves nothing
 BAND_STANDARD_ERRORS = 3.0
 BAND_NATS = 0.1
@@ -69,11 +72,16 @@ def entropy_band(
     *,
     standard_errors: float = BAND_STANDARD_ERRORS,
     nats: float = BAND_NATS,
-) -> tuple[float, float]:
+) -> Band:
     """All-heavy's entropy plus or minus the larger of so many standard errors and `nats`."""
     standard_error = (heavy.high - heavy.low) / (2 * _Z95)
     half = max(standard_errors * standard_error, nats)
     return (heavy.value - half, heavy.value + half)
+
+
+def excess(band: Band, entropy: float) -> float:
+    """How far an entropy lies outside the band, nats; negative inside, 0 on the edge."""
+    return max(band[0] - entropy, entropy - band[1])
 
 
 @dataclass(frozen=True)

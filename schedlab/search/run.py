@@ -14,9 +14,10 @@ from pathlib import Path
 from schedlab.job import Job
 from schedlab.results.search_file import SearchFile, SearchSetting
 from schedlab.search.additive import StepCosts
-from schedlab.search.bayesian import AssignmentSpace, Objectives, optimize
+from schedlab.search.bayesian import AssignmentSpace, Objectives, Outcome, optimize
 from schedlab.search.bench import Bench, Evaluator, Stage
 from schedlab.search.board import Board
+from schedlab.search.front import excess
 from schedlab.search.proposals import Proposals, additive_assignments, propose
 from schedlab.search.space import Assignment, handmade
 from schedlab.search.statistics import influence_of, ranking_of
@@ -73,7 +74,7 @@ def search(
     picks = board.choose(proposals, stage)
     stage("statistics")
     return SearchFile(
-        setting=_setting(job, context, board),
+        setting=_setting(job, context, bench, board),
         rows=tuple(board.row(schedule, proposals, costs) for schedule in proposals),
         fresh=tuple(board.fresh_rows()),
         segment_influence=tuple(influence_of(job, proposals, bench.measured)),
@@ -96,10 +97,14 @@ def _bayesian(
     table, num_segments = job.search, job.search.num_segments
     space = AssignmentSpace(job.plan.num_steps, num_segments, job.search_roles)
 
-    def quality(assignments: Sequence[Assignment]) -> list[float]:
+    def outcomes(assignments: Sequence[Assignment]) -> list[Outcome]:
         schedules = [space.schedule(assignment) for assignment in assignments]
         bench.measure(schedules)
-        return [bench.measured[s].estimates["log_gen_ppl"].value for s in schedules]
+        measured = [bench.measured[schedule].estimates for schedule in schedules]
+        return [
+            Outcome(found["log_gen_ppl"].value, excess(bench.band, found["entropy"].value))
+            for found in measured
+        ]
 
     seeds = [(job.plan.heavy,) * num_segments, (job.plan.light,) * num_segments]
     if table.handmade and num_segments >= 4:
@@ -110,7 +115,7 @@ def _bayesian(
     found = optimize(
         space,
         Objectives(
-            quality,
+            outcomes,
             cost=lambda assignment: 1.0 - bench.saved(space.schedule(assignment)),
             max_cost=table.max_cost or float("inf"),
         ),
@@ -129,7 +134,7 @@ def _bayesian(
     proposals.add("optuna", schedules)
 
 
-def _setting(job: Job, context: Context, board: Board) -> SearchSetting:
+def _setting(job: Job, context: Context, bench: Bench, board: Board) -> SearchSetting:
     return SearchSetting(
         length=job.plan.length,
         num_steps=job.plan.num_steps,
@@ -147,8 +152,8 @@ def _setting(job: Job, context: Context, board: Board) -> SearchSetting:
         temperature=job.plan.temperature,
         top_p=job.plan.top_p,
         prefix_length=job.search.prefix_length,
-        entropy_band=board.band,
-        fresh_entropy_band=board.fresh_band,
+        entropy_band=bench.band,
+        fresh_entropy_band=bench.fresh_band,
         reference_point=board.reference,
         corpus_fingerprint=context.corpus_fingerprint,
     )

@@ -11,7 +11,13 @@ import pytest
 
 from schedlab.errors import InputError, SchedlabError
 from schedlab.search.additive import StepCosts, sorted_assignment
-from schedlab.search.bayesian import AssignmentSpace, Objectives, SamplerName, optimize
+from schedlab.search.bayesian import (
+    AssignmentSpace,
+    Objectives,
+    Outcome,
+    SamplerName,
+    optimize,
+)
 from schedlab.search.front import hypervolume, non_dominated
 from schedlab.search.space import Assignment, assignments
 
@@ -39,7 +45,7 @@ class Sampling:
         self.store: dict[Assignment, float] = {}
         self.runs: list[Assignment] = []
 
-    def __call__(self, wanted: Sequence[Assignment]) -> list[float]:
+    def __call__(self, wanted: Sequence[Assignment]) -> list[Outcome]:
         for assignment in wanted:
             if assignment not in self.store:
                 noise = np.random.default_rng(zlib.crc32("".join(assignment).encode()))
@@ -47,7 +53,7 @@ class Sampling:
                 self.store[assignment] = (
                     true_log_ppl(assignment) + self.noise * noise.standard_normal()
                 )
-        return [self.store[assignment] for assignment in wanted]
+        return [Outcome(self.store[assignment]) for assignment in wanted]
 
 
 def search(
@@ -108,14 +114,35 @@ def test_additive_seeds_alone_hold_the_planted_front() -> None:
 def test_nothing_is_evaluated_twice_and_a_small_space_is_exhausted_exactly() -> None:
     runs: list[Assignment] = []
 
-    def quality(wanted: Sequence[Assignment]) -> list[float]:
+    def outcomes(wanted: Sequence[Assignment]) -> list[Outcome]:
         runs.extend(wanted)
-        return [3.0 + a.count("L") / 10 for a in wanted]
+        return [Outcome(3.0 + a.count("L") / 10) for a in wanted]
 
     space = AssignmentSpace(num_steps=10, num_segments=5, roles=("H", "L"))
-    found = optimize(space, Objectives(quality, cost), num_trials=100, seed=0, sampler="tpe")
+    found = optimize(space, Objectives(outcomes, cost), num_trials=100, seed=0, sampler="tpe")
     assert len(runs) == len(set(runs)) == 2**5
     assert set(found) == set(assignments(5))
+
+
+@pytest.mark.parametrize(("sampler", "num_trials"), [("gp", 24), ("tpe", 60)])
+def test_few_trials_are_spent_on_dull_text_that_scores_well(
+    sampler: SamplerName, num_trials: int
+) -> None:
+    def dull(assignment: Assignment) -> bool:
+        return assignment[2] == "L"
+
+    def share_of_dull(excess: float) -> float:
+        def outcomes(wanted: Sequence[Assignment]) -> list[Outcome]:
+            return [
+                Outcome(true_log_ppl(a) - 2.0 * dull(a), excess if dull(a) else -0.1)
+                for a in wanted
+            ]
+
+        objectives = Objectives(outcomes, cost)
+        found = optimize(SPACE, objectives, num_trials=num_trials, seed=0, sampler=sampler)
+        return float(np.mean([dull(assignment) for assignment in found[16:]]))  # random before
+
+    assert share_of_dull(excess=0.3) < 0.4 < 0.6 < share_of_dull(excess=-0.1)
 
 
 def test_too_dear_assignments_are_never_run() -> None:
@@ -258,7 +285,10 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> No
 def test_a_quality_that_is_not_finite_stops_the_search() -> None:
     with pytest.raises(SchedlabError, match="must be finite, got"):
         optimize(
-            SPACE, Objectives(lambda wanted: [math.nan] * len(wanted), cost), num_trials=1, seed=0
+            SPACE,
+            Objectives(lambda wanted: [Outcome(math.nan)] * len(wanted), cost),
+            num_trials=1,
+            seed=0,
         )
 
 
@@ -282,7 +312,9 @@ def test_three_roles_and_many_segments_use_tpe_and_stay_affordable() -> None:
     space = AssignmentSpace(num_steps=100, num_segments=50, roles=("H", "M", "L"))
     found = optimize(
         space,
-        Objectives(lambda wanted: [3.0 + a.count("L") / 50 for a in wanted], cost, max_cost=0.45),
+        Objectives(
+            lambda wanted: [Outcome(3.0 + a.count("L") / 50) for a in wanted], cost, max_cost=0.45
+        ),
         num_trials=8,
         seed=0,
     )
