@@ -234,6 +234,7 @@ class _Pass:
             found.propagation.extend(self._estimator.propagation(sums, light))
             name = self._array_name(f"propagation/{light}")
             found.arrays[f"{name}/changed"] = sums.changed_SJ
+            found.arrays[f"{name}/own"] = sums.own_SJ
             found.arrays[f"{name}/kl_next"] = sums.kl_next_SJ
             found.arrays[f"{name}/masked"] = sums.masked_SJ
 

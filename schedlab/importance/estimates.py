@@ -119,12 +119,13 @@ class Estimator:
         return found
 
     def propagation(self, sums: SwapSums, light: str) -> list[Propagation]:
-        """Share of changed final tokens and KL of the next prediction, per swapped segment."""
+        """Shares of changed and of propagated tokens, KL of the next prediction, by segment."""
         changed = self._mean(sums.changed_SJ / sums.num_free)
+        propagated = self._mean((sums.changed_SJ - sums.own_SJ) / sums.num_free)
         found = []
         for j in range(sums.changed_SJ.shape[1]):
-            kl_next = None
-            if sums.masked_SJ[:, j].any():
+            kl_next, goes_on = None, bool(sums.masked_SJ[:, j].any())
+            if goes_on:
                 kl_next = self._ratio(sums.kl_next_SJ[:, j], sums.masked_SJ[:, j]).estimate()
             found.append(
                 Propagation(
@@ -134,6 +135,7 @@ class Estimator:
                     heavy=self.heavy,
                     light=light,
                     changed_tokens=changed.estimate(j),
+                    propagated_tokens=propagated.estimate(j) if goes_on else None,
                     kl_next=kl_next,
                     prefix=self.prefix,
                 )

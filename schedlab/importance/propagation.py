@@ -2,8 +2,10 @@
 
 For every segment, a sampler that runs light in that segment and heavy elsewhere is coupled with
 the all-heavy sampler: same reveal times, same token noise. What is counted: generated positions
-whose final token differs, and KL of heavy's next prediction on the all-heavy state against that on
-the swapped state, just after the segment. Where a swap changed no token the rest of the two
+whose final token differs; how many of them light revealed in the segment itself (heavy revealed
+the others later, on a changed state: they are what propagated, since a revealed token stays); and
+KL of heavy's next prediction on the all-heavy state against that on the swapped state, just after
+the segment. Where a swap changed no token the rest of the two
 trajectories is one and the same and is not run again.
 
 Legend: S sequences, B batch, L positions, P prefix positions, A lights, J segments, R branches,
@@ -33,6 +35,7 @@ class SwapSums:
 
     Args:
         changed_SJ: generated positions whose final token differs.
+        own_SJ: those of them that the swapped segment revealed.
         kl_next_SJ: KL of heavy's next predictions summed over the masked positions, nats.
         masked_SJ: how many positions that is: 0 after the last segment.
         num_free: generated positions of a sequence.
@@ -40,6 +43,7 @@ class SwapSums:
     """
 
     changed_SJ: FloatArray
+    own_SJ: FloatArray
     kl_next_SJ: FloatArray
     masked_SJ: FloatArray
     num_free: int
@@ -89,12 +93,13 @@ def swap_sums(
 
         state = start(plan, panel.process, ids.pick(batch_B), prefix_BP)
         parts.append(_Coupling(panel, tuple(lights), plan, bounds, rows).run(state, report))
-    found_3ASJ = torch.cat(parts, dim=2).cpu().numpy()
+    found_4ASJ = torch.cat(parts, dim=2).cpu().numpy()
     return {
         light: SwapSums(
-            changed_SJ=found_3ASJ[0, a],
-            kl_next_SJ=found_3ASJ[1, a],
-            masked_SJ=found_3ASJ[2, a],
+            changed_SJ=found_4ASJ[0, a],
+            own_SJ=found_4ASJ[3, a],
+            kl_next_SJ=found_4ASJ[1, a],
+            masked_SJ=found_4ASJ[2, a],
             num_free=length - (0 if prefix_SP is None else prefix_SP.shape[1]),
             t_J1=time_grid(plan.time_grid, num_steps)[bounds].numpy(),
         )
@@ -127,9 +132,9 @@ class _Coupling:
     rows: int
 
     def run(self, state: State, report: Callable[[int], None]) -> Tensor:
-        """Changed final tokens, KL of the next prediction, masked positions; (3, A, B, J)."""
+        """Changed final tokens, next KL, masked positions, own changes; (4, A, B, J)."""
         num_segments = len(self.bounds) - 1
-        shape = (3, len(self.lights), len(state.ids), num_segments)
+        shape = (4, len(self.lights), len(state.ids), num_segments)
         found = torch.zeros(shape, dtype=torch.float64, device=state.z_BL.device)
         branches: list[_Branches] = []
         for j in range(num_segments):
@@ -139,11 +144,12 @@ class _Coupling:
                 new = self._branch_off(state, after, a, j)
                 if len(new.row_R):
                     found[1, a, new.row_R, j] = self._next_prediction_kl(after, new, j)
+                    found[3, a, new.row_R, j] = _num_different(new.state, after, new.row_R)
                     branches.append(new)
             state = after
             report(self.bounds[j + 1])
         for some in branches:
-            changed_R = (some.state.z_BL != state.z_BL[some.row_R]).sum(-1).double()
+            changed_R = _num_different(some.state, state, some.row_R)
             found[0, some.light_R, some.row_R, some.segment_R] = changed_R
         return found
 
@@ -205,6 +211,11 @@ class _Coupling:
             )
             kl_R.index_add_(0, row_C, kl_divergence(log_p, log_q).double())
         return kl_R
+
+
+def _num_different(branch: State, heavy: State, row_R: Tensor) -> Tensor:
+    """Positions where branches differ from the all-heavy rows that they left, (R,)."""
+    return (branch.z_BL != heavy.z_BL[row_R]).sum(-1).double()
 
 
 def _rows(state: State, rows_R: Tensor) -> State:

@@ -6,7 +6,12 @@ from schedlab.results.bootstrap import (
     bootstrap_ratio,
     bootstrap_statistic,
 )
-from schedlab.results.comparison import agreement, paired_difference, paired_log_ppl_difference
+from schedlab.results.comparison import (
+    agreement,
+    independent_difference,
+    paired_difference,
+    paired_log_ppl_difference,
+)
 from schedlab.results.estimate import Estimate
 from schedlab.results.measurement import Measurement, merge
 from schedlab.results.plan_cost import PlanCost
@@ -30,6 +35,7 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_ratio",
     "bootstrap_statistic",
+    "independent_difference",
     "merge",
     "paired_difference",
     "paired_log_ppl_difference",

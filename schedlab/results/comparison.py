@@ -2,9 +2,12 @@
 
 Plans share all their noise, so the same sequence under two plans is a pair: what both plans find
 easy or hard cancels in the difference, and its interval is narrower than two separate ones.
+Measurements of different sequences are independent instead.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -51,6 +54,21 @@ def paired_difference(a: Measurement, b: Measurement, metric: str) -> Estimate:
         raise InputError(f"metric {metric!r} was not measured; measured: {sorted(a.scores)}")
     difference_S = a.scores[metric] - b.scores[metric]
     return bootstrap_mean(difference_S[np.isfinite(difference_S)]).estimate()
+
+
+def independent_difference(a: Estimate, b: Estimate) -> Estimate:
+    """`a` minus `b` for estimates from different sequences, such as fresh and search seeds.
+
+    The interval is Zou and Donner's (MOVER, Statistics in Medicine 2008): the distances of the two
+    intervals' ends from their values, added in squares. `n` is the smaller one.
+    """
+    value = a.value - b.value
+    return Estimate(
+        value=value,
+        low=value - math.hypot(a.value - a.low, b.high - b.value),
+        high=value + math.hypot(a.high - a.value, b.value - b.low),
+        n=min(a.n, b.n),
+    )
 
 
 def check_paired(a: Measurement, b: Measurement) -> None:

@@ -158,6 +158,8 @@ class Propagation(Record):
         segment: number of the segment, 0 the noisiest; it runs from level `t_from` to `t_to`.
         changed_tokens: share of the generated positions whose final token differs from that of the
             all-heavy sampler with the same noise.
+        propagated_tokens: the share of those that were revealed after the segment, by heavy;
+            none after the last segment.
         kl_next: KL of heavy's next prediction on the all-heavy state against that on the swapped
             one, in nats per masked position; none after the last segment, which leaves no mask.
     """
@@ -168,6 +170,7 @@ class Propagation(Record):
     heavy: Role
     light: Role
     changed_tokens: Estimate
+    propagated_tokens: Estimate | None = None
     kl_next: Estimate | None
     prefix: bool = False
 

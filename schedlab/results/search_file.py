@@ -161,6 +161,9 @@ class RankCorrelation(Record):
         Estimate | None,
         Field(description="what a perfect score would reach under this sampling noise"),
     ] = None
+    ceiling_kendall: Annotated[
+        Estimate | None, Field(description="the same for tau, by Greiner's relations")
+    ] = None
     n_plans: int
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from schedlab.errors import InputError
 from schedlab.plan import ModelSchedule, segment_bounds
@@ -142,29 +142,53 @@ def additive_score(costs: StepCosts, schedule: ModelSchedule) -> float:
     return float(sum(costs.of(role)[steps == role].sum() for role in schedule.roles))
 
 
-def sorted_schedule(
-    costs: StepCosts, light: str, num_light: int, *, worst: bool = False
-) -> ModelSchedule:
-    """The best (or worst) schedule for the additive score with exactly `num_light` light steps.
+def sorted_schedule(costs: StepCosts, light: str, num_light: int) -> ModelSchedule:
+    """The best schedule for the additive score with exactly `num_light` light steps.
 
     On a uniform grid every light step saves the same, so sorting is optimal. Ties go to noisier
     steps.
     """
-    light_K = _mark(costs.of(light), num_light, worst=worst)
+    light_K = _mark(costs.of(light), num_light)
     return ModelSchedule.from_steps(light if is_light else costs.heavy for is_light in light_K)
 
 
 def sorted_assignment(
-    costs: StepCosts, light: str, num_light: int, num_segments: int, *, worst: bool = False
+    costs: StepCosts, light: str, num_light: int, num_segments: int
 ) -> Assignment:
     """`sorted_schedule` at segment granularity: exactly `num_light` light segments of S."""
-    light_S = _mark(costs.of_segments(light, num_segments), num_light, worst=worst)
+    light_S = _mark(costs.of_segments(light, num_segments), num_light)
     return tuple(light if is_light else costs.heavy for is_light in light_S)
 
 
-def cheapest_schedule(
+def best_assignment(
+    costs: StepCosts, share: Mapping[str, float], budget: float, num_segments: int
+) -> Assignment:
+    """The assignment of any roles with the lowest additive score within a budget.
+
+    Args:
+        costs: additive step costs.
+        share: role to the cost of one step, as a share of heavy's: the roles that may be used.
+        budget: as a share of all-heavy's cost.
+        num_segments: S.
+    """
+    bounds = segment_bounds(num_segments, costs.num_steps)
+    whole = StepCosts(
+        costs.heavy,
+        {
+            role: tuple(costs.of_segments(role, num_segments))
+            for role in costs.lights
+            if role in share
+        },
+        costs.score,
+        costs.states,
+    )
+    flops = {role: share[role] * np.diff(bounds) for role in (whole.heavy, *whole.lights)}
+    return tuple(best_schedule(whole, flops, budget * costs.num_steps).steps)
+
+
+def best_schedule(
     costs: StepCosts,
-    flops: Mapping[str, float | Sequence[float]],
+    flops: Mapping[str, ArrayLike],
     budget: float,
     *,
     max_states: int = MAX_STATES,
@@ -199,22 +223,20 @@ def cheapest_schedule(
     return ModelSchedule.from_steps(roles[choice] for choice in choice_K)
 
 
-def _mark(cost_N: FloatArray, num_light: int, *, worst: bool) -> NDArray[np.bool_]:
-    """True at the `num_light` places with the lowest (highest) cost."""
+def _mark(cost_N: FloatArray, num_light: int) -> NDArray[np.bool_]:
+    """True at the `num_light` places with the lowest cost."""
     if not 0 <= num_light <= len(cost_N):
         raise InputError(
             f"number of light steps or segments must be between 0 and {len(cost_N)},"
             f" got {num_light}"
         )
-    order = np.argsort(-cost_N if worst else cost_N, kind="stable")
+    order = np.argsort(cost_N, kind="stable")
     marked = np.zeros(len(cost_N), dtype=bool)
     marked[order[:num_light]] = True
     return marked
 
 
-def _flops_of(
-    flops: Mapping[str, float | Sequence[float]], role: str, num_steps: int
-) -> FloatArray:
+def _flops_of(flops: Mapping[str, ArrayLike], role: str, num_steps: int) -> FloatArray:
     if role not in flops:
         raise InputError(f"FLOPs of role {role!r} are missing; known: {sorted(flops)}")
     flops_K = np.broadcast_to(np.asarray(flops[role], dtype=np.float64), (num_steps,))

@@ -97,3 +97,10 @@ class Bench:
         costs of plans with as many light steps differ by chance: a front of noise.
         """
         return self.cost(schedule).saved(self.cost(self.heavy), measure)
+
+    def step_share(self) -> dict[str, float]:
+        """Expected cost of one step of every role of the search, as a share of heavy's."""
+        return {
+            role: 1.0 - self.saved(ModelSchedule.constant(role, self.job.plan.num_steps))
+            for role in dict.fromkeys((*self.job.search_roles, self.job.plan.light))
+        }

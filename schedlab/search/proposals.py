@@ -6,13 +6,18 @@ evaluated once and carries all of their labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schedlab.job import Job
 from schedlab.plan import ModelSchedule, segment_bounds
 from schedlab.results.search_file import Family
-from schedlab.search.additive import StepCosts, sorted_assignment, sorted_schedule
+from schedlab.search.additive import (
+    StepCosts,
+    best_assignment,
+    sorted_assignment,
+    sorted_schedule,
+)
 from schedlab.search.space import Assignment, assignments, handmade
 
 
@@ -45,12 +50,16 @@ class Proposals:
         return [schedule for schedule, labels in self.families.items() if family in labels]
 
 
-def propose(job: Job, costs: Sequence[StepCosts] = ()) -> Proposals:
+def propose(
+    job: Job, costs: Sequence[StepCosts] = (), share: Mapping[str, float] | None = None
+) -> Proposals:
     """Everything that a job evaluates besides the proposals of a Bayesian search.
 
     Args:
         job: what to search.
         costs: additive step costs; the first table of each score proposes. None without analysis.
+        share: role to the cost of one step, as a share of heavy's; for searches over more than
+            two roles.
 
     Raises:
         BudgetError: more exhaustive plans than the job allows.
@@ -68,21 +77,26 @@ def propose(job: Job, costs: Sequence[StepCosts] = ()) -> Proposals:
         found.add("exhaustive", _exhaustive(job))
     if job.search.additive and costs:
         first_of = {table.score: table for table in reversed(costs)}
-        _add_additive(found, job, [first_of[score] for score in sorted(first_of)])
+        _add_additive(found, job, [first_of[score] for score in sorted(first_of)], share)
     return found
 
 
 def additive_assignments(
-    costs: Sequence[StepCosts], light: str, num_segments: int
+    job: Job, costs: Sequence[StepCosts], share: Mapping[str, float] | None = None
 ) -> list[Assignment]:
-    """For every number of light segments 0..S, the best assignment by each score; each once."""
-    return list(
-        dict.fromkeys(
-            sorted_assignment(cost, light, num_light, num_segments)
-            for num_light in range(num_segments + 1)
-            for cost in costs
-        )
-    )
+    """For every number of light segments 0..S, the best assignment by each score; each once.
+
+    Where the search is over more roles, also the best over all of them at the same cost.
+    """
+    light, num_segments = job.plan.light, job.search.num_segments
+    found: list[Assignment] = []
+    for num_light in range(num_segments + 1):
+        for table in costs:
+            found.append(sorted_assignment(table, light, num_light, num_segments))
+            if share is not None and len(share.keys() & table.lights.keys()) > 1:
+                budget = 1 - num_light / num_segments * (1 - share[light])
+                found.append(best_assignment(table, share, budget, num_segments))
+    return list(dict.fromkeys(found))
 
 
 def step_budgets(job: Job) -> list[int]:
@@ -107,10 +121,15 @@ def _exhaustive(job: Job) -> list[ModelSchedule]:
     return [ModelSchedule.from_assignment(roles, job.plan.num_steps) for roles in choices]
 
 
-def _add_additive(found: Proposals, job: Job, costs: Sequence[StepCosts]) -> None:
+def _add_additive(
+    found: Proposals,
+    job: Job,
+    costs: Sequence[StepCosts],
+    share: Mapping[str, float] | None,
+) -> None:
     """The additive front over whole segments, and sorted steps at some budgets."""
-    light, num_segments = job.plan.light, job.search.num_segments
-    coarse = additive_assignments(costs, light, num_segments)
+    light = job.plan.light
+    coarse = additive_assignments(job, costs, share)
     found.add(
         "additive",
         [ModelSchedule.from_assignment(roles, job.plan.num_steps) for roles in coarse],

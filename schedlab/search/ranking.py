@@ -4,7 +4,8 @@ Sampled quality is noisy, so even a perfect score would not reach a rank correla
 ceiling: split the seed blocks into halves, correlate the two halves' qualities over plans, correct
 for the halved number of sequences (Spearman-Brown, `2 r / (1 + r)`, the reliability of the full
 measurement), and take the square root, which is what a noise-free score would reach against the
-noisy measurement.
+noisy measurement. The ceiling of Kendall's tau follows from that of rho as for normal variables
+(Greiner: rho = 6 / pi asin(r / 2), tau = 2 / pi asin(r)), our own step [O].
 
 Plans of different cost are never ranked against each other: more light steps are usually both
 cheaper and worse, so a score that only counted them would look like foresight. Ranks are taken
@@ -20,7 +21,8 @@ correlation expected at this number of sequences, not at infinitely many.
 
 Shapes: N plans, B sequences, R resamples, H random halvings.
 
-References: Spearman 1904; Kendall 1945 (tau-b); Brown 1910; Spearman 1910.
+References: Spearman 1904; Greiner 1909 (in Kruskal, JASA 1958); Kendall 1945 (tau-b); Brown 1910;
+Spearman 1910.
 """
 
 from __future__ import annotations
@@ -120,6 +122,15 @@ def split_half_ceiling(
     replicates = [_ceiling(half_HB, weight_B, nll, tokens, groups) for weight_B in weight_RB]
     interval = _interval(value, np.array(replicates), len(nll))
     return interval.model_copy(update={"low": max(0.0, interval.low)})  # a root is not negative
+
+
+def kendall_of_spearman(rho: Estimate) -> Estimate:
+    """Kendall's tau of two normal variables with this Spearman's rho (Greiner's relations)."""
+    value, low, high = (
+        2 / np.pi * np.arcsin(2 * np.sin(np.pi / 6 * end))
+        for end in (rho.value, rho.low, rho.high)
+    )
+    return Estimate(value=float(value), low=float(low), high=float(high), n=rho.n)
 
 
 def spearman(

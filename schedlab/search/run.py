@@ -65,7 +65,7 @@ def search(
         BudgetError: more plans than the job allows.
     """
     bench = Bench(job, evaluator)
-    proposals = propose(job, costs)
+    proposals = propose(job, costs, bench.step_share())
     stage(f"sampling {len(proposals)} schedules")
     bench.measure(proposals)
     if job.search.trials:
@@ -111,7 +111,7 @@ def _bayesian(
         coarse = handmade(num_segments, heavy=job.plan.heavy, light=job.plan.light)
         seeds += [schedule.steps for schedule in coarse.values()]
     if table.additive and costs:
-        seeds += additive_assignments(costs, job.plan.light, num_segments)
+        seeds += additive_assignments(job, costs, bench.step_share())
     found = optimize(
         space,
         Objectives(

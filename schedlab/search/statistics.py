@@ -17,7 +17,11 @@ from schedlab.results.search_file import RankCorrelation, SegmentInfluence
 from schedlab.search.additive import StepCosts, additive_score
 from schedlab.search.influence import segment_influence
 from schedlab.search.proposals import Proposals
-from schedlab.search.ranking import rank_correlation, split_half_ceiling
+from schedlab.search.ranking import (
+    kendall_of_spearman,
+    rank_correlation,
+    split_half_ceiling,
+)
 from schedlab.search.space import assignment_of
 
 Measured = Mapping[ModelSchedule, Measurement]
@@ -64,6 +68,7 @@ def ranking_of(
                 spearman=ranking.spearman,
                 kendall=ranking.kendall,
                 ceiling_spearman=ceiling,
+                ceiling_kendall=None if ceiling is None else kendall_of_spearman(ceiling),
                 n_plans=ranking.n_plans,
             )
         )

@@ -44,6 +44,23 @@ def test_counts_are_those_of_two_whole_samplers_with_common_noise(found):
             np.testing.assert_array_equal(found[light].changed_SJ[:, j], changed)
 
 
+def test_own_changes_are_those_right_after_the_segment_and_the_rest_propagated(found):
+    panel = panel_of(WORLD)
+    plan = Plan(length=WORLD.length, model_schedule=ModelSchedule.parse("H8"))
+    state = start(plan, panel.process, ids_of(NUM))
+    for j in range(NUM_SEGMENTS):
+        heavy, swapped = (
+            advance(state, plan, panel.process, panel.denoisers[role], role, 2 * j, 2 * j + 2)
+            for role in "HL"
+        )
+        own = (heavy.z_BL != swapped.z_BL).sum(1)
+        np.testing.assert_array_equal(found["L"].own_SJ[:, j], own)
+        state = heavy
+    spread = found["L"].changed_SJ - found["L"].own_SJ
+    assert spread.min() >= 0 and spread[:, 0].sum() > 0
+    assert not spread[:, -1].any()  # nothing comes after the last segment
+
+
 def test_kl_of_the_next_prediction_matches_direct_computation(found):
     panel = panel_of(WORLD)
     plan = Plan(length=WORLD.length, model_schedule=ModelSchedule.parse("H8"))
@@ -75,7 +92,7 @@ def test_swapping_a_denoiser_for_itself_changes_no_token():
 def test_results_do_not_depend_on_the_batch_size(found):
     small = swaps(max_batch_tokens=7 * WORLD.length)
     for light, sums in found.items():
-        for name in ("changed_SJ", "kl_next_SJ", "masked_SJ"):
+        for name in ("changed_SJ", "own_SJ", "kl_next_SJ", "masked_SJ"):
             np.testing.assert_allclose(
                 getattr(small[light], name), getattr(sums, name), atol=1e-12, err_msg=name
             )
@@ -101,4 +118,7 @@ def test_estimates_are_shares_with_intervals_and_none_where_nothing_follows(foun
         assert record.changed_tokens.value == pytest.approx(share)
         assert 0 <= record.changed_tokens.low < share < record.changed_tokens.high <= 1
     assert records[-1].kl_next is None  # no mask is left
+    assert records[-1].propagated_tokens is None
+    spread = (found["L"].changed_SJ - found["L"].own_SJ).mean(0) / WORLD.length
+    assert records[0].propagated_tokens.value == pytest.approx(spread[0])
     assert records[0].kl_next.low > 0

@@ -192,6 +192,9 @@ def importance(*, n: int = 128, seed: int = 7, scale: float = 1.0) -> Importance
                 heavy="H",
                 light=light,
                 changed_tokens=estimate(size * (0.30 - 0.025 * j) * scale + 0.01, 0.03, 64),
+                propagated_tokens=None
+                if j == NUM_SEGMENTS - 1
+                else estimate(size * (0.25 - 0.025 * j) * scale + 0.005, 0.03, 64),
                 kl_next=None
                 if j == NUM_SEGMENTS - 1
                 else estimate(0.02 + size * 0.3 * scale * math.exp(-((j - 4) ** 2) / 6), 0.02, 64),
@@ -341,6 +344,7 @@ def search(
                 spearman=estimate(value, 0.06, n),
                 kendall=estimate(value - 0.17, 0.05, n),
                 ceiling_spearman=estimate(0.88, 0.04, n),
+                ceiling_kendall=estimate(0.7, 0.05, n),
                 n_plans=len(exhaustive),
             )
             for score, states, value in (

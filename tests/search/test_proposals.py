@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import pytest
 from planted import planted_costs, planted_job
 
 from schedlab.plan import ModelSchedule
+from schedlab.search.additive import additive_score
 from schedlab.search.proposals import Proposals, additive_assignments, propose, step_budgets
+from schedlab.search.space import assignments
 
 
 def test_the_additive_front_spans_every_budget() -> None:
-    found = additive_assignments(planted_costs(), "L", 10)
+    found = additive_assignments(planted_job(), planted_costs())
     assert {assignment.count("L") for assignment in found} == set(range(11))
     # Two scores, and both agree where nothing or everything is light.
     assert 11 <= len(found) == len(set(found)) <= 20
@@ -42,3 +45,24 @@ def test_the_constant_schedules_are_there_whatever_is_turned_off() -> None:
 def test_budgets_of_single_steps_can_be_chosen() -> None:
     assert step_budgets(planted_job(additive_steps=[3, 5])) == [3, 5]
     assert step_budgets(planted_job(num_light="all")) == []
+
+
+def test_with_three_roles_the_additive_front_mixes_them_at_the_same_cost() -> None:
+    job = planted_job(roles=["H", "M", "L"])
+    share = {"H": 1.0, "M": 0.7, "L": 0.4}
+    (table, _), two = planted_costs(), set(additive_assignments(job, planted_costs()[:1]))
+    mixed = [a for a in additive_assignments(job, [table], share) if a not in two]
+    assert mixed and all("M" in assignment for assignment in mixed)
+
+    def score(assignment: tuple[str, ...]) -> float:
+        return additive_score(table, ModelSchedule.from_assignment(assignment, 20))
+
+    def cost(assignment: tuple[str, ...]) -> float:
+        return sum(share[role] for role in assignment)
+
+    everything = list(assignments(10, lights=["M", "L"]))
+    for num_light in range(11):
+        budget = 10 - 0.6 * num_light + 1e-9
+        lowest = min(score(a) for a in everything if cost(a) <= budget)
+        reached = min(score(a) for a in (*two, *mixed) if cost(a) <= budget)
+        assert reached == pytest.approx(lowest)

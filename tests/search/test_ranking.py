@@ -5,7 +5,14 @@ import pytest
 import scipy.stats
 
 from schedlab.errors import InputError
-from schedlab.search.ranking import kendall, rank_correlation, spearman, split_half_ceiling
+from schedlab.results import Estimate
+from schedlab.search.ranking import (
+    kendall,
+    kendall_of_spearman,
+    rank_correlation,
+    spearman,
+    split_half_ceiling,
+)
 
 NUM_PLANS, TOKENS = 80, 64
 
@@ -126,3 +133,14 @@ def test_what_cannot_be_ranked_is_refused() -> None:
         rank_correlation([1.0, 1.0, 1.0], nll, tokens)
     with pytest.raises(InputError, match="one shape"):
         rank_correlation([1.0, 2.0, 3.0], nll, tokens[:2])
+
+
+@pytest.mark.parametrize("r", [-0.6, 0.0, 0.4, 0.95])
+def test_kendall_follows_from_spearman_as_for_normal_variables(r: float) -> None:
+    x, noise = np.random.default_rng(0).standard_normal((2, 20_000))
+    y = r * x + np.sqrt(1 - r**2) * noise
+    rho = float(scipy.stats.spearmanr(x, y).statistic)
+    tau = kendall_of_spearman(Estimate(value=rho, low=-1, high=1, n=7))
+    # Four standard errors of tau under independence, sqrt(4 / (9 n)).
+    assert tau.value == pytest.approx(scipy.stats.kendalltau(x, y).statistic, abs=0.02)
+    assert (tau.low, tau.high) == pytest.approx((-1, 1)) and tau.n == 7

@@ -264,13 +264,13 @@ def _legend(axes: Axes, fresh: bool) -> None:
 
 
 def _correlation_lines(item: RankCorrelation) -> list[str]:
-    lines = [
-        one_line(f"{item.states.replace('_', ' ')} states", max_length=30),
-        f"Spearman {_short(item.spearman)}",
-        f"Kendall {_short(item.kendall)}",
-    ]
-    if item.ceiling_spearman is not None:
-        lines[1] += f", ceiling {_short(item.ceiling_spearman)}"
+    lines = [one_line(f"{item.states.replace('_', ' ')} states", max_length=30)]
+    for name, found, ceiling in (
+        ("Spearman", item.spearman, item.ceiling_spearman),
+        ("Kendall", item.kendall, item.ceiling_kendall),
+    ):
+        beside = f", ceiling {_short(ceiling)}" if ceiling is not None else ""
+        lines.append(f"{name} {_short(found)}{beside}")
     return lines
 
 

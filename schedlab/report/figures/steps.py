@@ -80,43 +80,37 @@ def propagation(run: RunData) -> Figure | None:
     lights = list(dict.fromkeys(row.light for row in rows))
     with drawing():
         canvas = Canvas(figsize=(WIDTH, 2.6))
-        left, right = canvas.subplots(1, 2)
+        panels = canvas.subplots(1, len(_SWAP_PANELS))
+        for axes, (name, title) in zip(panels, _SWAP_PANELS.items(), strict=True):
+            for index, light in enumerate(lights):
+                shift = 0.22 * (index - (len(lights) - 1) / 2)
+                known = [row for row in rows if row.light == light and getattr(row, name)]
+                dots(
+                    axes,
+                    [getattr(row, name) for row in known],
+                    [row.segment + shift for row in known],
+                    colour=run.roles.colour(light),
+                    vertical=False,
+                    marker=_MARKERS[index % len(_MARKERS)],
+                )
+            axes.set_title(title)
+            zero_line(axes)
         for index, light in enumerate(lights):
-            own = [row for row in rows if row.light == light]
-            shift = 0.22 * (index - (len(lights) - 1) / 2)
-            colour = run.roles.colour(light)
-            marker = "os^D"[index % 4]
-            dots(
-                left,
-                [row.changed_tokens for row in own],
-                [row.segment + shift for row in own],
-                colour=colour,
-                vertical=False,
-                marker=marker,
-            )
-            after = [(row, row.kl_next) for row in own if row.kl_next is not None]
-            dots(
-                right,
-                [kl for _, kl in after],
-                [row.segment + shift for row, _ in after],
-                colour=colour,
-                vertical=False,
-                marker=marker,
-            )
-            left.plot([], [], marker, color=colour, label=run.roles.describe(light))
-        left.set_title("changed tokens at the end")
-        left.set_ylabel("share of generated positions")
-        left.set_ylim(bottom=0)
-        right.set_title("KL of heavy's next prediction")
-        right.set_ylabel("nats per masked token")
-        zero_line(right)
+            style = {"marker": _MARKERS[index % len(_MARKERS)], "linestyle": "none"}
+            label, colour = run.roles.describe(light), run.roles.colour(light)
+            panels[0].plot([], [], color=colour, label=label, **style)
+        top = panels[0].get_ylim()[1]
+        for axes in panels[:2]:  # a part and its whole on one scale
+            axes.set_ylim(0, top)
+        panels[0].set_ylabel("share of generated positions")
+        panels[2].set_ylabel("nats per masked token")
         segments = sorted({row.segment for row in rows})
-        for axes in (left, right):
+        for axes in panels:
             axes.set_xticks(segments)
             axes.set_xlim(segments[0] - 0.6, segments[-1] + 0.6)
-            axes.set_xlabel("segment run by the light denoiser   (0 = noisiest)")
             axes.grid(axis="x", visible=False)
-        handles, labels = left.get_legend_handles_labels()
+        panels[1].set_xlabel("segment run by the light denoiser   (0 = noisiest)")
+        handles, labels = panels[0].get_legend_handles_labels()
         canvas.legend(handles, labels, loc="outside upper left", ncols=len(lights))
         svg = to_svg(canvas, "propagation")
     return Figure(
@@ -124,14 +118,21 @@ def propagation(run: RunData) -> Figure | None:
         title="How an early swap propagates",
         svg=svg,
         caption="Two samplers share all noise and differ in one segment only, which one of them"
-        " runs on the light denoiser. Left: tokens that differ at the end. Right: how much heavy's"
-        " prediction right after the segment changed; after the last one no mask is left. "
-        + importance_facts(file, n=_numbers(rows), states="coupled"),
-        alt="Two dot charts per segment, with intervals.",
+        " runs on the light denoiser. Left: tokens that differ at the end. Middle: those of them"
+        " that heavy revealed after the segment, which is what the swap spread to. Right: how much"
+        " heavy's prediction right after the segment changed. After the last segment no mask is"
+        " left. " + importance_facts(file, n=_numbers(rows), states="coupled"),
+        alt="Three dot charts per segment, with intervals.",
         origin="schedlab",
     )
 
 
+_SWAP_PANELS = {
+    "changed_tokens": "changed tokens at the end",
+    "propagated_tokens": "of these, after the segment",
+    "kl_next": "KL of heavy's next prediction",
+}
+_MARKERS = "os^D"
 _STATES = {"forward": "forward-process states", "heavy_sampler": "heavy-sampler states"}
 
 

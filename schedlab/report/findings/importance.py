@@ -171,6 +171,14 @@ def propagation(file: ImportanceFile, light: str) -> Finding | None:
         low, high = percent(estimate.low), percent(estimate.high)
         return f"{percent(estimate.value)} of the tokens [{low}, {high}]"
 
+    spread = [(row.propagated_tokens, row) for row in rows if row.propagated_tokens is not None]
+    reach = ""
+    if spread:
+        propagated, widest = max(spread, key=lambda pair: pair[0].value)
+        reach = (
+            f" Most spread from segment {widest.segment}: {share(propagated)} were changed after"
+            " it, by heavy itself."
+        )
     return Finding(
         "Where does a swap change the final text most?",
         "fact" if stands_out else "open",
@@ -179,7 +187,7 @@ def propagation(file: ImportanceFile, light: str) -> Finding | None:
         else "No segment stands out beyond the intervals.",
         f"{share(most.changed_tokens)} change when segment {most.segment} alone runs on {light},"
         f" {share(least.changed_tokens)} for segment {least.segment}"
-        f" ({level_range(least.t_to, least.t_from)}), all noise shared.",
+        f" ({level_range(least.t_to, least.t_from)}), all noise shared.{reach}",
     )
 
 

@@ -8,7 +8,7 @@ from schedlab.plan import ModelSchedule
 from schedlab.report.captions import untruncated
 from schedlab.report.content import Finding, Verdict
 from schedlab.report.figures.schedules import peers
-from schedlab.report.findings.regions import apart, middle_verdict, region_means
+from schedlab.report.findings.regions import apart, mean_of, middle_verdict, region_means
 from schedlab.report.run_data import all_heavy, label, saved_as_counted
 from schedlab.report.words import (
     change,
@@ -20,7 +20,7 @@ from schedlab.report.words import (
     relative_change,
     spoken_change,
 )
-from schedlab.results import Estimate
+from schedlab.results import Estimate, independent_difference
 from schedlab.results.search_file import FreshRow, SearchFile, SearchRow
 
 # The hand-made schedules that run the same share of steps on the light denoiser.
@@ -206,15 +206,17 @@ def winners_curse(file: SearchFile) -> Finding | None:
     ]
     if not pairs:
         return None
-    shifts = [again.paired_log_ppl.value - _log_ppl(row) for row, again in pairs]
-    mean = sum(shifts) / len(shifts)
-    average = relative_change(Estimate(value=mean, low=mean, high=mean, n=len(shifts))).value
+    # The same fresh sequences for all: `mean_of` allows for that.
+    mean = mean_of(
+        [independent_difference(again.paired_log_ppl, row.paired_log_ppl) for row, again in pairs]
+    )
+    worse = sum(again.paired_log_ppl.value > _log_ppl(row) for row, again in pairs)
     best = next((pair for pair in pairs if "best" in pair[1].why), None)
     return Finding(
         "How large is the winner's curse?",
-        "fact",
-        f"{sum(shift > 0 for shift in shifts)} of {len(pairs)} chosen schedules came out worse on"
-        f" fresh seeds; Gen-PPL moved by {percent(average, sign=True)} on average.",
+        "fact" if mean.excludes(0) else "open",
+        f"{worse} of {len(pairs)} chosen schedules came out worse on fresh seeds; Gen-PPL moved by"
+        f" {change(mean)} on average.",
         f"The best one went from {change(best[0].paired_log_ppl)} in the search to"
         f" {change(best[1].paired_log_ppl)} against all heavy."
         if best
