@@ -10,7 +10,7 @@ from torch import Tensor
 
 from schedlab.denoisers import checkpoint
 from schedlab.errors import InputError
-from schedlab.files import sha256_text
+from schedlab.files import canonical_json, sha256_text
 from schedlab.metrics.causal_scorer import CausalScorer
 from schedlab.text.tokenizer import Tokenizer
 
@@ -110,7 +110,7 @@ def load_hf_scorer(name: str, *, device: str = "cpu") -> CausalScorer:
 
     return CausalScorer(
         name=HF_PREFIX + name,
-        fingerprint=_hf_fingerprint(model, tokenizer),
+        fingerprint=_hf_fingerprint(model, tokenizer, int(separator_id), int(window)),
         next_logits=next_logits,
         encode=encode,
         separator_id=int(separator_id),
@@ -120,12 +120,14 @@ def load_hf_scorer(name: str, *, device: str = "cpu") -> CausalScorer:
     )
 
 
-def _hf_fingerprint(model: Any, tokenizer: Any) -> str:
-    """SHA-256 of weights and vocabulary, so that a moved or updated model is told apart."""
+def _hf_fingerprint(model: Any, tokenizer: Any, separator_id: int, window: int) -> str:
+    """SHA-256 of all that scores depend on, so that a moved or updated model is told apart."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name}:{tuple(weight.shape)}:{weight.dtype}".encode())
         digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    for token, number in sorted(tokenizer.get_vocab().items()):
-        digest.update(f"{token}\x00{number}\x00".encode())
+    # Of a fast tokeniser everything: merges and normalisation matter as much as the vocabulary.
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts = backend.to_str() if backend is not None else canonical_json(tokenizer.get_vocab())
+    digest.update(f"{parts} {separator_id} {window}".encode())
     return digest.hexdigest()

@@ -54,7 +54,12 @@ class Store:
             return _parse(content, key, where=str(path))
         except InputError as error:
             aside = _free_name(path)
-            os.replace(path, aside)
+            try:
+                if path.read_bytes() != content:  # another process repaired it meanwhile
+                    return self.get(key)
+                os.replace(path, aside)
+            except FileNotFoundError:  # another process moved it aside
+                return None
             warnings.warn(
                 f"{error}; moved aside to {aside.name}, it will be evaluated again", stacklevel=2
             )

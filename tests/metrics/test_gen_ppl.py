@@ -220,6 +220,21 @@ def test_a_hugging_face_model_scores_as_its_own_loss_says(gpt2_folder: Path) -> 
         assert value / count == pytest.approx(loss, rel=1e-5)
 
 
+def test_a_hugging_face_scorer_with_other_merges_is_another_scorer(gpt2_folder: Path) -> None:
+    """Weights and vocabulary alone do not determine the scores."""
+
+    def fingerprint() -> str:
+        return load_scorer(f"hf:{gpt2_folder}", tokenizer=Tokenizer.load("bundled")).fingerprint
+
+    before = fingerprint()
+    assert fingerprint() == before
+    path = gpt2_folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["pre_tokenizer"]["add_prefix_space"] = True
+    path.write_text(json.dumps(content))
+    assert fingerprint() != before
+
+
 def test_text_that_spells_a_special_token_stays_text(gpt2_folder: Path) -> None:
     scored = load_scorer(f"hf:{gpt2_folder}", tokenizer=Tokenizer.load("bundled"))
     _, tokens = scored.score([SplitText((), ("<|endoftext|>",))])

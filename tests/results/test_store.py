@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import schedlab.results.store as store_module
 from schedlab.errors import InputError, SchedlabError
 from schedlab.files import validate
 from schedlab.plan import ModelSchedule, Plan
@@ -130,6 +131,27 @@ def test_every_kind_of_damage_is_noticed(tmp_path: Path) -> None:
             assert store.get(one.key) is None, kind
         # Each is kept under a name of its own.
         assert path.with_suffix(f".damaged-{number}").exists()
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_a_file_that_another_process_repairs_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repaired: bool
+) -> None:
+    store, one = Store(tmp_path), record()
+    path = store.path(one.key)
+    path.write_text("{")
+    parse = store_module._parse
+
+    def while_another_works(content: bytes, key: str, *, where: str) -> BlockRecord:
+        if content == b"{":  # read before the other process moved the file aside
+            path.unlink()
+            if repaired:
+                store.put(one)
+        return parse(content, key, where=where)
+
+    monkeypatch.setattr(store_module, "_parse", while_another_works)
+    assert store.get(one.key) == (one if repaired else None)
+    assert path.exists() == repaired and not path.with_suffix(".damaged-1").exists()
 
 
 def test_temporary_files_of_a_killed_writer_are_not_records(tmp_path: Path) -> None:
