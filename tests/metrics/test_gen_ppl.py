@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+import transformers
 
 from schedlab.denoisers import checkpoint
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
@@ -172,8 +174,10 @@ def test_fingerprints_of_scorers_follow_their_weights(tmp_path: Path) -> None:
     assert other.fingerprint != one.fingerprint
 
 
-@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="it is there")
-def test_without_transformers_an_hf_scorer_says_what_to_install() -> None:
+def test_without_transformers_an_hf_scorer_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match=r"pip install 'schedlab\[hf\]'"):
         load_scorer("hf:gpt2", tokenizer=Tokenizer.load("bundled"))
 
@@ -181,8 +185,6 @@ def test_without_transformers_an_hf_scorer_says_what_to_install() -> None:
 @pytest.fixture
 def gpt2_folder(tmp_path: Path) -> Path:
     """A tiny GPT-2 with random weights and a byte-level tokeniser, saved as on the hub."""
-    transformers = pytest.importorskip("transformers")
-    tokenizers = pytest.importorskip("tokenizers")
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(alphabet)}
     vocabulary["<|endoftext|>"] = len(vocabulary)
@@ -204,7 +206,6 @@ def gpt2_folder(tmp_path: Path) -> Path:
 
 
 def test_a_hugging_face_model_scores_as_its_own_loss_says(gpt2_folder: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     scored = load_scorer(f"hf:{gpt2_folder}", tokenizer=Tokenizer.load("bundled"))
     texts = [SplitText((), ("Hello you",)), SplitText((), ("Hi",)), SplitText(("He",), ("llo",))]
     nll, tokens = scored.score(texts)
@@ -248,7 +249,6 @@ def test_texts_beyond_the_window_of_a_hugging_face_model_are_scored(gpt2_folder:
 
 
 def test_a_hugging_face_model_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         load_scorer(f"hf:{tmp_path}", tokenizer=Tokenizer.load("bundled"))

@@ -3,8 +3,8 @@
 import gzip
 import json
 import sys
-from types import SimpleNamespace
 
+import datasets
 import pytest
 
 from schedlab.errors import InputError
@@ -88,28 +88,22 @@ def test_bad_sources_are_one_line(tmp_path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_hugging_face_source(monkeypatch) -> None:
-    class Rows(dict):
-        column_names = ("title", "body")
-
-    asked = []
-
-    def load_dataset(*name: str, split: str):
-        asked.append((*name, split))
-        if name[0] == "absent":
-            raise ConnectionError("cannot reach the hub\nlong trace")
-        return Rows(title=["a", "b"], body=["first text", "second text"])
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    found = list(load_documents("hf:some/name:config:train:body"))
+def test_hugging_face_datasets_are_read_by_their_own_library(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [{"title": "a", "body": "first text"}, {"title": "b", "body": "second text"}]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    configs = "configs:\n- config_name: one\n  data_files:\n  - split: train\n    path: rows.jsonl"
+    (folder / "README.md").write_text(f"---\n{configs}\n---\n")
+    found = list(load_documents(f"hf:{folder}:one:train:body"))
     assert [d.text for d in found] == ["first text", "second text"]
-    assert asked == [("some/name", "config", "train")]
-    list(load_documents("hf:some/name:train:title"))
-    assert asked[-1] == ("some/name", "train")
+    assert [d.text for d in load_documents(f"hf:{folder}:train:title")] == ["a", "b"]
     with pytest.raises(InputError, match="no field 'text'; fields: title, body"):
-        load_corpus("hf:some/name:train:text")
-    with pytest.raises(InputError, match="cannot reach the hub$"):
-        load_corpus("hf:absent:train:text")
+        load_corpus(f"hf:{folder}:train:text")
+    with pytest.raises(InputError, match="cannot be loaded: .*absent") as caught:
+        load_corpus(f"hf:{tmp_path}/absent:train:text")
+    assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="must read"):
         load_corpus("hf:name:train")
     monkeypatch.setitem(sys.modules, "datasets", None)
