@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from schedlab.errors import InputError
 from schedlab.job import Job, load_job
 from schedlab.pipeline.demo import MINUTES, demo_job
-from schedlab.pipeline.progress import reporter
+from schedlab.pipeline.progress import duration, reporter
 from schedlab.pipeline.run_folder import JOB, PLAN, SAMPLES, RunFolder, Stage
 from schedlab.pipeline.status import RunStatus, status
 
@@ -124,6 +124,11 @@ def run_demo(
             timings = calibration.measure(run)
             run.job = calibration.size(
                 wanted, timings, 0.0 if quick else 60 * minutes, num_workers=run.num_workers
+            )
+            seconds = calibration.estimate_seconds(run.job, timings, num_workers=run.num_workers)
+            progress.stage(
+                f"{run.job.search.num_sequences} sequences a schedule: analysis and search will"
+                f" take {duration(seconds)}"
             )
         _do(run, stages)
     pdf = folder / "report.pdf"

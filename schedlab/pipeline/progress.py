@@ -109,6 +109,9 @@ class LogLines:
         if done <= self.first or done >= total:
             return ""
         seconds = (now - self.began) / (done - self.first) * (total - done)
-        return (
-            f", about {seconds / 60:.1f} min left" if seconds > 90 else f", {seconds:.0f} s left"
-        )
+        return f", {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """`about 3.4 min` or `42 s`."""
+    return f"about {seconds / 60:.1f} min" if seconds > 90 else f"{seconds:.0f} s"

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from schedlab.errors import InputError
 from schedlab.files import Record
-from schedlab.plan.model_schedule import MAX_STEPS, segment_bounds
+from schedlab.plan.model_schedule import MAX_STEPS
 from schedlab.plan.plan import Role
 
 MIN_LEVELS = 50
@@ -96,27 +96,3 @@ class ImportanceConfig(Record):
     def num_levels(self) -> int:
         """Noise levels of the curves with `forward` states."""
         return self.levels or self.num_steps * max(1, -(-MIN_LEVELS // self.num_steps))
-
-    def expected_forwards(self, num_windows: int, length: int) -> dict[Role, float]:
-        """Forwards of one sequence that every denoiser will make on average, before running.
-
-        An upper bound for propagation: swaps that change no token cost nothing afterwards.
-        """
-        total = dict.fromkeys([self.heavy, *self.others], 0.0)
-        for free in {length, length - self.prefix_length}:
-            # A step makes a forward of those sequences only in which it reveals something.
-            per_step = 1.0 - (1.0 - 1.0 / self.num_steps) ** free
-            for role in total:
-                if "forward" in self.states:
-                    total[role] += num_windows * self.num_levels
-                if "heavy_sampler" in self.states:
-                    total[role] += self.sampled_sequences * self.num_steps * per_step
-            bounds = segment_bounds(self.propagation_segments, self.num_steps)
-            whole = self.propagation_sequences * self.num_steps * per_step
-            rest = sum(self.num_steps - end for end in bounds[1:]) / self.num_steps
-            next_predictions = 2 * self.propagation_sequences * len(bounds[1:])
-            total[self.heavy] += whole if self.swapped_lights else 0.0
-            for light in self.swapped_lights:
-                total[light] += whole
-                total[self.heavy] += whole * rest + next_predictions
-        return total

@@ -12,7 +12,6 @@ from schedlab.plan.importance_config import ImportanceConfig
 from schedlab.processes import MaskedProcess
 from schedlab.results.importance_file import ImportanceFile, read_arrays
 from tests.importance import brute_force
-from tests.importance.test_panel import Recorder
 from tests.importance.toy_panel import exact_forward, panel_of, tables
 
 WORLD = brute_force.toy(num_real=3, length=4)
@@ -172,20 +171,6 @@ def test_progress_reaches_the_end_of_every_stage():
         done = [now for now, _ in steps]
         assert done == sorted(done)
         assert steps[-1][0] == steps[-1][1]
-
-
-def test_expected_forwards_predict_what_is_made(monkeypatch):
-    # One row a call: none is there only to fill a call up.
-    monkeypatch.setattr("schedlab.sampling.forwards.CPU_POSITIONS", 16)
-    config = config_of(sampled_sequences=300, propagation_sequences=300, prefix_length=1)
-    recorders = {role: Recorder(denoiser) for role, denoiser in tables(WORLD).items()}
-    analyze(ToyLab(recorders, LAB.process), windows(300), config)
-    expected = config.expected_forwards(300, WORLD.length)
-    assert list(expected) == ["H", "L", "M", "Hb"]
-    for role in ("L", "M", "Hb"):
-        assert len(recorders[role].states) == pytest.approx(expected[role], rel=0.03)
-    made = len(recorders["H"].states)
-    assert 0.5 * expected["H"] < made <= expected["H"] * 1.01  # an upper bound
 
 
 @pytest.mark.parametrize(
