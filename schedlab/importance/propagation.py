@@ -5,8 +5,8 @@ the all-heavy sampler: same reveal times, same token noise. What is counted: gen
 whose final token differs; how many of them light revealed in the segment itself (heavy revealed
 the others later, on a changed state: they are what propagated, since a revealed token stays); and
 KL of heavy's next prediction on the all-heavy state against that on the swapped state, just after
-the segment. Where a swap changed no token the rest of the two
-trajectories is one and the same and is not run again.
+the segment. Where a swap changed no token the rest of the two trajectories is one and the same and
+is not run again.
 
 Legend: S sequences, B batch, L positions, P prefix positions, A lights, J segments, R branches,
 N positions.
