@@ -8,6 +8,7 @@ on with is printed). Functions are imported inside their command, so that `sched
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -15,11 +16,12 @@ import shlex
 import signal
 import sys
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -29,6 +31,11 @@ from schedlab import __version__
 from schedlab.errors import SchedlabError
 
 INTERRUPTED = 130
+# Wrong paths are bad input; a full disk or a failing one is not.
+_PATH_ERRORS = frozenset(
+    (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR)
+    + (errno.EPERM, errno.EROFS)
+)
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder.", show_default=False)]
 JobFile = Annotated[Path, typer.Argument(help="Job file (TOML).", show_default=False)]
@@ -50,6 +57,13 @@ class _Commands(TyperGroup):
         except SchedlabError as error:
             _complain(str(error))
             raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:  # whoever read the output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except OSError as error:  # a path that cannot be written, a full disk
+            place = f"{error.filename}: " if error.filename else ""
+            _complain(f"{place}{error.strerror or error}")
+            raise typer.Exit(2 if error.errno in _PATH_ERRORS else 1) from None
         except KeyboardInterrupt:
             go_on = ctx.obj.go_on() if ctx.obj else None
             _complain(f"interrupted; to go on: {go_on}" if go_on else "interrupted")
@@ -106,6 +120,19 @@ def printable(text: str) -> str:
     )
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line without a place in the source: what schedlab itself warns of; no library's."""
+    if category is UserWarning:
+        _complain(f"warning: {message}")
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(__version__)
@@ -127,6 +154,7 @@ def _options(
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("schedlab").setLevel(level)
+    warnings.showwarning = _show_warning
     ctx.obj = _Session()
 
 
@@ -303,8 +331,10 @@ def validate(
         raise typer.BadParameter("name a file, or ask for --schema", param_hint="FILE")
     if file.suffix == ".toml":
         from schedlab.job import load_job
+        from schedlab.search.proposals import check_size
 
         job = load_job(file)
+        check_size(job)
         _show({"valid": True, "job": job}, f"{file}: a valid job", as_json=as_json)
         return
     from schedlab.plan import PlanFile

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import tomllib
 from pathlib import Path
@@ -21,6 +22,7 @@ import pydantic
 from schedlab.errors import InputError
 
 MAX_JSON_BYTES = 64 << 20
+_TYPE_NAME = re.compile(r"(constrained-)?(int|float|str|bool|list)$|(literal|list)\[")
 
 
 class Record(pydantic.BaseModel):
@@ -47,8 +49,10 @@ class FileRecord(Record):
         name, known = (cls.model_fields[field].default for field in ("format", "version"))
         if not isinstance(data, dict) or data.get("format") != name:
             raise InputError(f'{where}: not a {name} file; it must hold "format": "{name}"')
-        version = data.get("version")
-        if isinstance(version, int) and version > known:
+        version = data.get("version", known)
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise InputError(f"{where}: version must be a whole number, got {_short(version)}")
+        if version > known:
             raise InputError(
                 f"{where}: version {version} is newer than the {known} known here;"
                 " upgrade schedlab"
@@ -72,11 +76,18 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     """Write `data` to `path` so that the file is either the old one or the whole new one.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder. Missing parents are
-    made.
+    made. An `OSError` names `path`.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     payload = data.encode("utf-8") if isinstance(data, str) else data
+    try:
+        _write_whole(target, payload)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def _write_whole(target: Path, payload: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -140,7 +151,8 @@ def read_text(path: str | os.PathLike[str], *, max_bytes: int = MAX_JSON_BYTES) 
     file = Path(path)
     try:
         if not file.is_file():
-            raise InputError(f"{file}: no such file")
+            problem = "is a folder, not a file" if file.is_dir() else "no such file"
+            raise InputError(f"{file}: {problem}")
         size = file.stat().st_size
         if size > max_bytes:
             raise InputError(f"{file}: {size} bytes, more than the {max_bytes} allowed here")
@@ -188,18 +200,27 @@ def validate(model: type[RecordT], data: Any, *, where: str) -> RecordT:
     Lists become tuples where the model wants tuples, as JSON and TOML have no tuples.
     """
     try:
-        return model.model_validate_json(json.dumps(data))
+        return model.model_validate_json(json.dumps(data, default=_refuse_dates))
     except pydantic.ValidationError as error:
         raise InputError(f"{where}: {_first_problem(model, error)}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: not one of schedlab's files: {error}") from None
 
 
+def _refuse_dates(value: Any) -> NoReturn:
+    """What TOML has and JSON has not."""
+    raise ValueError(
+        f"holds a date or time, {value}, where none belongs; write a string or number"
+    )
+
+
 def _first_problem(model: type[pydantic.BaseModel], error: pydantic.ValidationError) -> str:
     problems = error.errors(include_url=False)
     # A misspelt key shows up as one unknown and one missing key: name the unknown one.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    place = ".".join(_one_word(part) for part in problem["loc"]) or "(top level)"
+    # Where several types are allowed, the last part names the one that was tried last.
+    location = [part for part in problem["loc"] if not _TYPE_NAME.match(str(part))]
+    place = ".".join(map(_one_word, location))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
@@ -209,9 +230,9 @@ def _first_problem(model: type[pydantic.BaseModel], error: pydantic.ValidationEr
     if problem["type"] == "missing":
         return f"key {place!r} is missing; add it{more}"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":  # schedlab's own messages hold the value already
-        return f"{place}: {message}{more}"
-    return f"{place}: {message}, got {_short(problem.get('input'))}{more}"
+    if problem["type"] != "value_error":  # schedlab's own messages hold the value already
+        message = f"{message}, got {_short(problem.get('input'))}"
+    return f"{place}: {message}{more}" if place else f"{message}{more}"
 
 
 def _fields_at(model: type[pydantic.BaseModel], location: tuple[int | str, ...]) -> list[str]:

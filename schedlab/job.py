@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schedlab.errors import InputError
 from schedlab.files import Record, read_toml, validate
@@ -33,8 +34,8 @@ from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Many = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 # Sequences are addressed by (seed, index): what must be independent gets seeds apart.
 FRESH_SEED_OFFSET = 1_000_003
@@ -45,8 +46,15 @@ MAX_SEED = 2**62
 class JobConfig(Record):
     """The `[job]` table: a name for people, and the seed of everything random."""
 
-    name: Name = "job"
+    name: str = "job"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+            raise InputError(f"must be 1 to 64 letters, digits or any of . _ -, got {name[:70]!r}")
+        return name
 
 
 class CorpusConfig(Record):
@@ -94,14 +102,17 @@ class AnalyzeConfig(Record):
         heavy_b: an independently trained second heavy denoiser; `Hb` by default where it exists.
     """
 
-    num_windows: Annotated[int, Field(ge=2)] = 128
+    num_windows: Annotated[int, Field(ge=2, le=1_000_000)] = 128
     levels: Count | None = None
-    lights: list[Role] | None = None
+    lights: Annotated[list[Role], Field(min_length=1)] | None = None
     heavy_b: Role | None = None
-    states: list[Literal["forward", "heavy_sampler"]] = ["forward", "heavy_sampler"]
+    states: Annotated[list[Literal["forward", "heavy_sampler"]], Field(min_length=1)] = [
+        "forward",
+        "heavy_sampler",
+    ]
     prefix_length: Natural = 0
-    sampled_sequences: Annotated[int, Field(ge=2)] = 32
-    propagation_sequences: Natural = 16
+    sampled_sequences: Annotated[int, Field(ge=2, le=1_000_000)] = 32
+    propagation_sequences: Annotated[int, Field(ge=0, le=1_000_000)] = 16
     propagation_lights: list[Role] | None = None
     bootstrap_resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2_000
     max_batch_tokens: Count = 4_096
@@ -141,15 +152,15 @@ class SearchConfig(Record):
     additive_steps: list[Natural] | None = None
     exhaustive: bool = True
     num_light: Natural | Literal["all"] = 4
-    trials: Natural = 0
-    roles: list[Role] | None = None
+    trials: Annotated[int, Field(ge=0, le=100_000)] = 0
+    roles: Annotated[list[Role], Field(min_length=1)] | None = None
     max_cost: Share | None = None
     sampler: Literal["auto", "gp", "tpe"] = "auto"
-    num_sequences: Count = 64
-    fresh_sequences: Count | None = None
-    block_size: Count = BLOCK_SIZE
-    max_batch: Count = 64
-    workers: Count | None = None
+    num_sequences: Many = 64
+    fresh_sequences: Many | None = None
+    block_size: Many = BLOCK_SIZE
+    max_batch: Many = 64
+    workers: Annotated[int, Field(ge=1, le=1_024)] | None = None
     prefix_length: Natural = 0
     entropy_nats: Annotated[float, Field(ge=0)] = 0.1
     entropy_standard_errors: Annotated[float, Field(ge=0)] = 3.0
@@ -166,8 +177,17 @@ class OutputConfig(Record):
     """
 
     folder: Annotated[str, Field(min_length=1, max_length=4096)] = "run"
-    pick: Annotated[str, Field(pattern=r"^(best|knee|budget=(0?\.\d+|0|1|1\.0*))$")] = "knee"
-    samples: Natural = 8
+    pick: str = "knee"
+    samples: Annotated[int, Field(ge=0, le=10_000)] = 8
+
+    @field_validator("pick")
+    @classmethod
+    def _known_pick(cls, pick: str) -> str:
+        if not re.fullmatch(r"best|knee|budget=(0?\.\d+|0|1|1\.0*)", pick):
+            raise InputError(
+                f"must be best, knee or budget=SHARE such as budget=0.25, got {pick!r}"
+            )
+        return pick
 
 
 class Job(Record):
@@ -186,6 +206,18 @@ class Job(Record):
         plan, search = self.plan, self.search
         if plan.heavy == plan.light:
             raise InputError(f"plan.heavy and plan.light must differ, both are {plan.heavy!r}")
+        for where, roles in (
+            ("search.roles", search.roles),
+            ("analyze.lights", self.analyze.lights),
+            ("analyze.states", self.analyze.states),
+        ):
+            if len(set(roles or [])) < len(roles or []):
+                raise InputError(f"{where} names one twice: {roles}; name each once")
+        if search.trials and len(self.search_roles) < 2:
+            raise InputError(
+                f"search.roles must hold a second role beside {plan.heavy!r} for trials,"
+                f" got {search.roles}"
+            )
         for where, role in self._roles():
             if role not in self.lab.denoisers:
                 raise InputError(
@@ -222,8 +254,16 @@ class Job(Record):
                 f" used, got {search.prefix_length} and {self.analyze.prefix_length}; set both or"
                 " search.additive = false"
             )
-        self.blocks()
-        self.fresh_blocks()
+        for key, number in (
+            ("num_sequences", search.num_sequences),
+            ("fresh_sequences", search.fresh_sequences or search.num_sequences),
+        ):
+            if number % search.block_size:
+                nearest = max(1, round(number / search.block_size)) * search.block_size
+                raise InputError(
+                    f"search.{key} must be a multiple of search.block_size {search.block_size},"
+                    f" got {number}; use {nearest}"
+                )
         self.importance_config()
         return self
 
@@ -288,7 +328,10 @@ def load_job(path: str | os.PathLike[str]) -> Job:
         InputError: missing, not TOML, an unknown or missing key, a value that makes no sense.
     """
     file = Path(path)
-    job = validate(Job, read_toml(file), where=str(path))
+    data = read_toml(file)
+    if "kind" in data:
+        raise InputError(f"{path}: a training job (it has a 'kind'); run it with schedlab train")
+    job = validate(Job, data, where=str(path))
     return _with_absolute_paths(job, file.resolve().parent)
 
 
@@ -320,7 +363,7 @@ def _toml(value: Any) -> str:
 def _with_absolute_paths(job: Job, folder: Path) -> Job:
     def place(location: str) -> str:
         is_name = location in ("bundled", "embedded") or location.startswith(("bundled:", "hf:"))
-        return location if is_name else str(folder / location)
+        return location if is_name else os.path.normpath(folder / location)
 
     lab = job.lab.model_copy(
         update={

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,45 @@ def test_other_failures_have_their_exit_codes(
 
     monkeypatch.setattr("schedlab.pipeline.resume", fail)
     assert_one_line(run("resume", "somewhere"), str(error), code=code)
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "out"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), 2),
+        (OSError(errno.ENOSPC, "No space left on device", "out"), 1),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, code: int
+) -> None:
+    def fail(run_dir: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("schedlab.pipeline.resume", fail)
+    assert_one_line(run("resume", "somewhere"), f"out: {error.strerror}", code=code)
+
+
+def test_a_prompt_that_is_not_utf8_is_one_line(run: Run, plan_path: Path) -> None:
+    assert_one_line(run("sample", plan_path, "--prompt", "\udcff\udcfe"), "not UTF-8")
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_source(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(run_dir: Path) -> Path:
+        warnings.warn("a file was damaged", stacklevel=1)
+        raise SchedlabError("stop")
+
+    monkeypatch.setattr("schedlab.pipeline.resume", warn)
+    with warnings.catch_warnings():  # pytest records warnings in its own way
+        warnings.simplefilter("always")
+        result = run("resume", "somewhere")
+    assert result.stderr.splitlines() == [
+        "schedlab: warning: a file was damaged",
+        "schedlab: stop",
+    ]
 
 
 @pytest.mark.parametrize(

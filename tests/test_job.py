@@ -48,7 +48,10 @@ def test_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
         ('[search]\nnum_light = "some"\n', "search.num_light"),
         ("[search]\nnum_segments = 51\n", "num_segments must not exceed the 50 steps, got 51"),
         ("[search]\nadditive_steps = [51]\n", "additive_steps must not exceed the 50 steps"),
-        ("[search]\nnum_sequences = 40\n", "must be a positive multiple of 16, got 40"),
+        (
+            "[search]\nnum_sequences = 40\n",
+            "search.num_sequences must be a multiple of search.block_size 16, got 40; use 32",
+        ),
         ("[search]\nprefix_length = 64\n", "search.prefix_length must be below the length 64"),
         ("[analyze]\nprefix_length = 64\n", "analyze.prefix_length must be below the length 64"),
         ("[analyze]\nlevels = 51\n", "must be a multiple"),
@@ -60,13 +63,22 @@ def test_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
         ("[job]\nseed = -1\n", "job.seed"),
         ("[job]\nseed = true\n", "job.seed"),
         ("[job]\nseed = 1\nseed = 2\n", "not valid TOML"),
+        ("[job]\nname = 2026-01-01\n", "holds a date or time, 2026-01-01"),
+        ("[search]\nnum_sequences = 1000000000000\n", "search.num_sequences: .* 1000000"),
+        ('[search]\nroles = ["L", "L"]\n', "search.roles names one twice"),
+        ("[search]\nroles = []\n", "search.roles: .* at least 1 item"),
+        ('[search]\nroles = ["H"]\ntrials = 3\n', "search.roles must hold a second role"),
+        ("[analyze]\nstates = []\n", "analyze.states: .* at least 1 item"),
+        ("[analyze]\nlights = []\n", "analyze.lights: .* at least 1 item"),
+        ('kind = "denoiser"\n', "a training job .* schedlab train"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_naming_the_key(
     text: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        load_job(write(tmp_path, SMALL + text))
+        text = text + SMALL if text.startswith("kind") else SMALL + text
+        load_job(write(tmp_path, text))
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
 
 

@@ -218,14 +218,55 @@ def test_another_job_or_other_weights_are_refused(world: Path, tmp_path: Path) -
     write_models(models)
     write_corpus(models / "corpus.txt")
     run = run_analyze(tiny_job(models), tmp_path / "run")
-    with pytest.raises(InputError, match="belongs to another job"):
-        run_analyze(tiny_job(models, job={"seed": 2}), run)
+    with pytest.raises(InputError, match=r"another study: \[plan\], \[job\] differ"):
+        run_analyze(tiny_job(models, job={"seed": 2}, plan={"temperature": 0.5}), run)
     model = checkpoint.load(str(models / "light"))
     with torch.no_grad():
         next(model.parameters()).mul_(1.5)
     checkpoint.save(models / "light", model, {})
     with pytest.raises(InputError, match="begun with another denoiser L"):
         run_search(tiny_job(models), run)
+
+
+def test_more_sequences_run_the_new_blocks_only(world: Path, tmp_path: Path) -> None:
+    run = run_search(tiny_job(world), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (run / "evals").iterdir()}
+    analyzed = (run / "importance.json").stat().st_mtime_ns
+    job = tiny_job(world)
+    more = job.search.model_copy(update={"num_sequences": 2 * job.search.num_sequences})
+    run_search(job.model_copy(update={"search": more}), run)
+    after = {path: path.stat().st_mtime_ns for path in (run / "evals").iterdir()}
+    assert before.items() < after.items()
+    assert (run / "importance.json").stat().st_mtime_ns == analyzed
+    assert SearchFile.read(run / "search.json").setting.num_sequences == more.num_sequences
+
+
+def test_a_folder_with_anything_else_in_it_is_left_alone(world: Path, tmp_path: Path) -> None:
+    """A job file with `folder = "."` names its own folder; a typo may name a model's."""
+    own = tmp_path / "job.toml"
+    own.write_text("# my job\n")
+    with pytest.raises(InputError, match="not empty and no run folder .it holds job.toml"):
+        run_search(tiny_job(world), tmp_path)
+    assert own.read_text() == "# my job\n"
+    with pytest.raises(InputError, match=r"no run\.json in it"):
+        status(tmp_path)
+
+
+def test_a_job_with_a_mistake_leaves_the_folder_free(world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    job = tiny_job(world)
+    lost = job.lab.model_copy(update={"scorer": str(tmp_path / "nowhere")})
+    with pytest.raises(InputError, match="nowhere"):
+        run_search(job.model_copy(update={"lab": lost}), run)
+    run_search(job, run)
+    assert status(run).complete
+
+
+def test_a_damaged_state_is_said_to_be(world: Path, tmp_path: Path) -> None:
+    run = run_analyze(tiny_job(world), tmp_path / "run")
+    (run / "run.json").write_text("{}")
+    with pytest.raises(InputError, match=r"run\.json: not a schedlab\.run file"):
+        status(run)
 
 
 def test_an_edited_job_is_done_again_as_far_as_it_changed(world: Path, tmp_path: Path) -> None:

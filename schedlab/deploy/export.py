@@ -40,6 +40,8 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
         InputError: an unknown pick, none that fits, or a run folder that does not fit together.
     """
     folder = Path(run_dir)
+    if not (folder / SEARCH).exists():
+        raise InputError(f"{folder}: has no {SEARCH}; run or resume its search first")
     search = SearchFile.read(folder / SEARCH)
     environment = EnvironmentFile.read(folder / ENVIRONMENT)
     if environment.precision != search.setting.precision:
@@ -131,8 +133,8 @@ def _within_budget(search: SearchFile, saving: float) -> SearchRow:
     if index is None:
         most = max((float(s) for s in candidates.saved[candidates.allowed]), default=0.0)
         raise InputError(
-            f"no re-measured plan within the entropy band saves {saving:.3g} of the FLOPs; the"
-            f" most is {most:.3g}"
+            f"no re-measured plan within the entropy band saves {saving:g} of the FLOPs; the most"
+            f" is {most:.4f}"
         )
     return rows[index]
 

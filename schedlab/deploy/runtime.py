@@ -75,6 +75,10 @@ class Player:
         """The prompt's tokens, int64 (1, P); None without a prompt."""
         if not prompt:
             return None
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError:  # what the shell passed was not UTF-8
+            raise InputError("the prompt is not UTF-8 text; type it in that encoding") from None
         ids = self.tokenizer.encode(prompt)
         if len(ids) >= self.plan.length:
             raise InputError(

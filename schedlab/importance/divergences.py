@@ -1,8 +1,8 @@
 """Cross-entropy, KL and Jensen-Shannon between denoisers' predictions, position by position.
 
 Computed in float32 for networks and in float64 for float64 denoisers: the error of float32 is
-about 1e-6 nats at a position and averages out, far below any interval (measured in the tests). That
-is the error of this computation; logits of a network that runs in bfloat16 are rounded before it.
+about 1e-6 nats at a position and averages out, far below any interval (measured in the tests).
+That is the error of this computation; logits of a bfloat16 network are rounded before it.
 
 Legend: N positions, V vocabulary with the mask.
 """

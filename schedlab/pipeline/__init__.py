@@ -20,6 +20,7 @@ from schedlab.pipeline.demo import MINUTES, demo_job
 from schedlab.pipeline.progress import duration, reporter
 from schedlab.pipeline.run_folder import JOB, PLAN, SAMPLES, RunFolder, Stage
 from schedlab.pipeline.status import RunStatus, status
+from schedlab.search.proposals import check_size
 
 if TYPE_CHECKING:
     from schedlab.pipeline.stages import Run
@@ -171,6 +172,8 @@ def _run(job: Job, run_dir: PathLike | None, stages: tuple[Stage, ...]) -> Path:
 def _do(run: Run, stages: tuple[Stage, ...]) -> None:
     from schedlab.pipeline.stages import STAGES
 
+    if "search" in stages:
+        check_size(run.job)
     run.folder.begin(run.job, stages)
     for stage in stages:
         STAGES[stage](run)

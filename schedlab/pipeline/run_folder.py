@@ -18,14 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from schedlab.errors import InputError
-from schedlab.files import (
-    Record,
-    canonical_json,
-    read_json,
-    sha256_text,
-    validate,
-    write_atomic,
-)
+from schedlab.files import FileRecord, canonical_json, sha256_text, write_atomic
 from schedlab.job import Job, dump_job, load_job
 
 Stage = Literal["analyze", "search", "report", "export"]
@@ -41,7 +34,12 @@ STAGE_TABLES: dict[Stage, tuple[str, ...]] = {
 }
 
 
-class RunState(Record):
+# A folder holds one study: these tables stay. The others may change, such as the number of
+# sequences: what is stored is kept, stages that depend on the change run again.
+STUDY_TABLES = ("lab", "corpus", "plan")
+
+
+class RunState(FileRecord):
     """The whole of `run.json`.
 
     Args:
@@ -69,34 +67,57 @@ class RunFolder:
     @property
     def job(self) -> Job:
         """The job of this folder."""
-        if not (self / JOB).is_file():
-            raise InputError(f"{self.path}: no {JOB} in it, so it is no run folder to go on with")
+        for name in (STATE, JOB):
+            if not (self / name).is_file():
+                raise InputError(
+                    f"{self.path}: no {name} in it, so it is no run folder to go on with"
+                )
         return load_job(self / JOB)
 
     @property
     def state(self) -> RunState:
         """What is asked for and done."""
         path = self / STATE
-        return (
-            validate(RunState, read_json(path), where=str(path)) if path.exists() else RunState()
-        )
+        return RunState.read(path) if path.exists() else RunState()
 
     def begin(self, job: Job, stages: tuple[Stage, ...]) -> None:
         """Put the job into the folder and ask for stages, beside those asked for before.
 
         Raises:
-            InputError: the folder belongs to another job.
+            InputError: the folder holds something else, or results of another study.
         """
-        if (self / JOB).exists():
-            if self.job.model_copy(update={"output": job.output}) != job:
+        if not (self / STATE).exists():
+            if found := sorted({entry.name for entry in self.path.iterdir()} - {LOCK}):
                 raise InputError(
-                    f"{self.path}: belongs to another job (see {JOB}); choose another folder, or"
-                    " go on with 'schedlab resume'"
+                    f"{self.path}: not empty and no run folder (it holds {found[0]}); choose"
+                    " another folder"
                 )
-        write_atomic(self / JOB, dump_job(job))
+        elif (self / JOB).exists() and self.has_results:
+            self._check_same_study(job)
         order: tuple[Stage, ...] = ("analyze", "search", "report", "export")
         wanted = {*self.state.stages, *stages}
+        # The state first: a folder with a job but without a state is a stranger's.
         self._update(stages=tuple(stage for stage in order if stage in wanted))
+        write_atomic(self / JOB, dump_job(job))
+
+    @property
+    def has_results(self) -> bool:
+        """Whether anything measured is in the folder."""
+        evaluations = self / "evals"
+        return bool(self.state.done) or (
+            evaluations.is_dir() and next(evaluations.iterdir(), None) is not None
+        )
+
+    def _check_same_study(self, job: Job) -> None:
+        old = self.job
+        changed = [table for table in STUDY_TABLES if getattr(old, table) != getattr(job, table)]
+        if old.job.seed != job.job.seed:
+            changed.append("job")
+        if changed:
+            raise InputError(
+                f"{self.path}: holds results of another study: [{'], ['.join(changed)}] differ"
+                f" from its {JOB}; choose another folder, or go on with 'schedlab resume'"
+            )
 
     def is_done(self, stage: Stage, job: Job) -> bool:
         """Whether a stage is done for this very job."""
@@ -155,6 +176,7 @@ class RunFolder:
 
 def _digest(stage: Stage, job: Job) -> str:
     tables = job.model_dump(mode="json", include=set(STAGE_TABLES.get(stage, ())))
+    tables["job"].pop("name")
     # How work is split changes time and memory, not the result.
     for table, keys in {
         "search": ("max_batch", "workers"),

@@ -36,7 +36,7 @@ class RunStatus(Record):
     @property
     def complete(self) -> bool:
         """Whether all that was asked for is done."""
-        return all(stage.done for stage in self.stages)
+        return bool(self.stages) and all(stage.done for stage in self.stages)
 
     def __str__(self) -> str:
         if self.process is not None:
@@ -48,10 +48,8 @@ class RunStatus(Record):
         lines = [f"{self.name} in {self.folder}: {doing}"]
         lines += [f"  {stage.name}: {'done' if stage.done else 'to do'}" for stage in self.stages]
         if self.expected_evaluations:
-            lines.append(
-                f"  {self.evaluations} evaluations stored, at least"
-                f" {self.expected_evaluations} needed"
-            )
+            needed = "" if self.complete else f" of at least {self.expected_evaluations}"
+            lines.append(f"  {self.evaluations} evaluations stored{needed}")
         return "\n".join(lines)
 
 

@@ -62,3 +62,16 @@ def _counts(n: Iterable[int]) -> str:
     if not values:
         return "0"
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def ceiling_words(file: SearchFile) -> str:
+    """What bounds a rank correlation under this run's sampling noise."""
+    if any(item.ceiling_spearman is not None for item in file.rank_correlation):
+        return (
+            "'Ceiling' is what a perfect score would reach under this sampling noise (split-half"
+            " over seed blocks)."
+        )
+    return (
+        "No ceiling is given: two halves of the seed blocks do not agree on any ranking, so no"
+        " score could foresee it; measure more sequences."
+    )

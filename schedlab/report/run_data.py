@@ -115,6 +115,12 @@ def label(row: SearchRow | FreshRow, search: SearchFile) -> str:
     return name.replace("_", " ") if name else str(row.schedule)
 
 
+def named(row: SearchRow | FreshRow, search: SearchFile) -> str:
+    """Name and schedule: `sandwich: L6 H38 L6`."""
+    name, text = label(row, search), str(row.schedule)
+    return text if name == text else f"{name}: {text}"
+
+
 def all_heavy(file: SearchFile) -> SearchRow | None:
     """The row that runs heavy at every step."""
     return next((row for row in file.rows if row.schedule.roles == (file.setting.heavy,)), None)

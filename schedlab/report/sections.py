@@ -74,6 +74,7 @@ def _summary(run: RunData) -> Section:
         _legend(run),
         Findings(findings(run)),
         _missing(run),
+        _samples_behind(run),
         Paragraph(
             "'Yes' and 'no' are said only where 95 % intervals prove it; 'not significant' means"
             " that this run cannot tell. Statements are derived from the numbers by fixed rules,"
@@ -82,6 +83,19 @@ def _summary(run: RunData) -> Section:
         ),
     ]
     return _section("summary", "What this run shows", blocks)
+
+
+def _samples_behind(run: RunData) -> Paragraph | None:
+    """n and seeds of the statements above; figures and tables repeat their own."""
+    if run.search is None:
+        return None
+    setting = run.search.setting
+    return Paragraph(
+        f"Schedules were compared on {setting.num_sequences} sequences of seed {setting.seed}, and"
+        f" chosen by that; what was chosen was measured again on {setting.fresh_sequences}"
+        f" sequences of seed {setting.fresh_seed}. So the best one of the search need not be the"
+        " best on fresh seeds, but only fresh figures say what it is worth."
+    )
 
 
 def _importance(run: RunData) -> list[Section]:
@@ -143,7 +157,7 @@ def _search(run: RunData) -> list[Section]:
             [
                 Paragraph(
                     "Every schedule was run with the same random numbers, so differences between"
-                    " schedules are paired and their intervals much narrower than those of the"
+                    " schedules are paired: look at their intervals rather than at those of the"
                     " perplexities themselves. " + _decoding(file)
                 ),
                 schedules.handmade(run),
@@ -201,7 +215,7 @@ def _hypervolume(file: SearchFile) -> Paragraph:
 def _key_numbers(run: RunData) -> KeyNumbers | None:
     items: list[KeyNumber] = []
     if run.search is not None:
-        for pick, words in (("best", "Best schedule"), ("knee", "Knee of the front")):
+        for pick, words in (("best", "Best of the search"), ("knee", "Knee of the front")):
             digest = run.search.picks.get(pick)
             if digest is not None:
                 items.append(_pick_number(run, digest, words))
@@ -224,11 +238,12 @@ def _pick_number(run: RunData, digest: str, words: str) -> KeyNumber:
     row = run.search.row(digest)
     fresh = run.search.fresh_row(digest)
     cell = tables.schedule_cell(row.schedule, run.roles, str(row.schedule))
-    seeds = "fresh seeds" if fresh is not None else "search seeds"
+    judged = fresh or row
+    seeds = f"{'fresh' if fresh is not None else 'search'} seeds, n = {judged.paired_log_ppl.n}"
     return KeyNumber(
         f"{words}: {cell.text}",
         f"{percent(row.cost.saved_total)} FLOPs saved",
-        f"Gen-PPL {change((fresh or row).paired_log_ppl)} ({seeds})",
+        f"Gen-PPL {change(judged.paired_log_ppl)} ({seeds})",
         strip=cell.strip,
     )
 

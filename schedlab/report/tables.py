@@ -8,7 +8,7 @@ from schedlab.plan import ModelSchedule
 from schedlab.report.captions import importance_facts, search_facts
 from schedlab.report.content import Cell, Column, Strip, Table
 from schedlab.report.figures.schedules import reasons
-from schedlab.report.run_data import RunData, all_heavy, label, saved_as_counted
+from schedlab.report.run_data import RunData, all_heavy, named, saved_as_counted
 from schedlab.report.style import Roles
 from schedlab.report.words import (
     change,
@@ -100,7 +100,7 @@ def front(run: RunData) -> Table | None:
         row = file.row(again.digest)
         rows.append(
             (
-                schedule_cell(row.schedule, run.roles, str(row.schedule)),
+                schedule_cell(row.schedule, run.roles, named(row, file)),
                 Cell(one_line(", ".join(reasons(again.why)))),
                 _change(row),
                 _change(again),
@@ -158,7 +158,7 @@ def costs(run: RunData) -> Table | None:
         ),
         rows=tuple(
             (
-                schedule_cell(row.schedule, run.roles, label(row, file)),
+                schedule_cell(row.schedule, run.roles, named(row, file)),
                 *(_number(row.cost.forwards.get(role, 0.0)) for role in _forward_roles(rows)),
                 _number(row.cost.block_forwards),
                 Cell(flops(row.cost.flops_total), row.cost.flops_total),
@@ -243,7 +243,7 @@ def _quality_table(
         ),
         rows=tuple(
             (
-                schedule_cell(row.schedule, run.roles, label(row, file)),
+                schedule_cell(row.schedule, run.roles, named(row, file)),
                 _change(row),
                 *(_estimate(row, measure) for measure, _ in measures),
                 share(row.cost.saved_total),

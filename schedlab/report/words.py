@@ -69,20 +69,18 @@ def number(value: float, *, digits: int = 3) -> str:
 
 def interval(estimate: Estimate) -> str:
     """`3.42 [3.31, 3.55]`, with as many decimals as the interval's width deserves."""
-    decimals = _decimals(estimate)
-    parts = (_fixed(part, decimals) for part in (estimate.value, estimate.low, estimate.high))
-    return "{} [{}, {}]".format(*parts)
+    value, low, high = _parts(estimate)
+    return f"{value} [{low}, {high}]"
 
 
 def change(log_ratio: Estimate) -> str:
     """A difference of logarithms as `+8.1 [+2.0, +14.6] %`."""
     relative = relative_change(log_ratio)
-    decimals = _percent_decimals(relative)
-    parts = (
-        percent(v, decimals=decimals, sign=True)
-        for v in (relative.value, relative.low, relative.high)
+    value, low, high = (
+        text.removesuffix(" %")
+        for text in (percent(relative.value, sign=True), *_percent_ends(relative))
     )
-    return "{} [{}, {}]".format(*(part.removesuffix(" %") for part in parts)) + " %"
+    return f"{value} [{low}, {high}] %"
 
 
 def spoken_change(log_ratio: Estimate) -> str:
@@ -90,8 +88,7 @@ def spoken_change(log_ratio: Estimate) -> str:
     relative = relative_change(log_ratio)
     if relative.low == relative.high == 0:
         return "the same Gen-PPL by construction"
-    decimals = _percent_decimals(relative)
-    low, high = (percent(v, decimals=decimals, sign=True) for v in (relative.low, relative.high))
+    low, high = _percent_ends(relative)
     ends = f"95 % interval {low} to {high}"
     if not relative.excludes(0):
         return (
@@ -104,10 +101,7 @@ def spoken_change(log_ratio: Estimate) -> str:
 
 def spoken_interval(estimate: Estimate, *, unit: str = "") -> str:
     """`0.12 nats (95 % interval 0.09 to 0.15)`, for prose."""
-    decimals = _decimals(estimate)
-    value, low, high = (
-        _fixed(part, decimals) for part in (estimate.value, estimate.low, estimate.high)
-    )
+    value, low, high = _parts(estimate)
     return f"{value}{' ' if unit else ''}{unit} (95 % interval {low} to {high})"
 
 
@@ -150,23 +144,34 @@ def listing(items: list[str]) -> str:
     return ", ".join(items[:-1]) + " and " + items[-1]
 
 
-def _decimals(estimate: Estimate) -> int:
-    """Decimals by the half-width: two of its digits if it starts with less than 3.55, else one.
-
-    One or two more where an end that is not 0 would read as 0: whether it is matters.
-    """
+def _parts(estimate: Estimate) -> tuple[str, str, str]:
+    """Value and ends with the decimals of the half-width: two of its digits if it starts with
+    less than 3.55, else one."""
     half_width = (estimate.high - estimate.low) / 2
     scale = half_width if half_width > 0 else abs(estimate.value) / 100
-    if scale <= 0:
-        return 1
-    magnitude = math.floor(math.log10(scale))
-    digits = 2 if half_width > 0 and scale / 10**magnitude < 3.55 else 1
-    return _keep_from_zero((estimate.low, estimate.high), max(0, digits - 1 - magnitude))
+    decimals = 1
+    if scale > 0:
+        magnitude = math.floor(math.log10(scale))
+        digits = 2 if half_width > 0 and scale / 10**magnitude < 3.55 else 1
+        decimals = max(0, digits - 1 - magnitude)
+    low, high = (
+        _fixed(end, _decimals_beside_zero(end, decimals)) for end in (estimate.low, estimate.high)
+    )
+    return _fixed(estimate.value, decimals), low, high
 
 
-def _keep_from_zero(ends: tuple[float, ...], decimals: int) -> int:
+def _percent_ends(share: Estimate) -> tuple[str, str]:
+    low, high = (
+        percent(end, decimals=_decimals_beside_zero(100 * end, 1), sign=True)
+        for end in (share.low, share.high)
+    )
+    return low, high
+
+
+def _decimals_beside_zero(end: float, decimals: int) -> int:
+    """One or two more where an end that is not 0 would read as 0: whether it is matters."""
     for extra in range(3):
-        if all(end == 0 or abs(end) >= 0.5 * 10.0 ** -(decimals + extra) for end in ends):
+        if end == 0 or abs(end) >= 0.5 * 10.0 ** -(decimals + extra):
             return decimals + extra
     return decimals
 
@@ -176,7 +181,3 @@ def _fixed(value: float, decimals: int) -> str:
     if not text.strip("-0."):  # no minus zero
         text = text.lstrip("-")
     return text.replace("-", MINUS)
-
-
-def _percent_decimals(share: Estimate) -> int:
-    return _keep_from_zero((100 * share.low, 100 * share.high), 1)

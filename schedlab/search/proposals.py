@@ -81,6 +81,16 @@ def propose(
     return found
 
 
+def check_size(job: Job) -> None:
+    """Refuse an exhaustive set beyond the job's limit before anything is run.
+
+    Raises:
+        BudgetError: more exhaustive plans than the job allows.
+    """
+    if job.search.exhaustive:
+        _exhaustive_assignments(job)
+
+
 def additive_assignments(
     job: Job, costs: Sequence[StepCosts], share: Mapping[str, float] | None = None
 ) -> list[Assignment]:
@@ -110,15 +120,19 @@ def step_budgets(job: Job) -> list[int]:
 
 def _exhaustive(job: Job) -> list[ModelSchedule]:
     """Every assignment with `num_light` light segments, or with any number."""
+    choices = _exhaustive_assignments(job)
+    return [ModelSchedule.from_assignment(roles, job.plan.num_steps) for roles in choices]
+
+
+def _exhaustive_assignments(job: Job) -> Iterator[Assignment]:
     num_light = None if job.search.num_light == "all" else job.search.num_light
-    choices = assignments(
+    return assignments(
         job.search.num_segments,
         heavy=job.plan.heavy,
         lights=[job.plan.light],
         num_light=num_light,
         limit=job.search.max_plans,
     )
-    return [ModelSchedule.from_assignment(roles, job.plan.num_steps) for roles in choices]
 
 
 def _add_additive(

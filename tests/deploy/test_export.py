@@ -128,7 +128,7 @@ def test_an_environment_without_the_denoiser_is_refused(
 
 
 def test_a_folder_without_a_search_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"search\.json: no such file"):
+    with pytest.raises(InputError, match=r"has no search.json; run or resume its search first"):
         export(tmp_path, "best")
 
 

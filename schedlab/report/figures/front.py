@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from schedlab.report.captions import search_facts, untruncated
+from schedlab.report.captions import ceiling_words, search_facts, untruncated
 from schedlab.report.content import Figure
 from schedlab.report.figures.axes import dots
 from schedlab.report.run_data import RunData
@@ -161,12 +161,7 @@ def additive(run: RunData) -> Figure | None:
         if plans
         else ""
     )
-    ceiling = (
-        " 'ceiling' is what a perfect score would reach under this sampling noise (split-half over"
-        " seed blocks). "
-        if plans
-        else " "
-    )
+    ceiling = f" {ceiling_words(file)} " if plans else " "
     return Figure(
         name="additive",
         title="Additive score against sampled quality",

@@ -130,7 +130,7 @@ def propagation(run: RunData) -> Figure | None:
 _SWAP_PANELS = {
     "changed_tokens": "changed tokens at the end",
     "propagated_tokens": "of these, after the segment",
-    "kl_next": "KL of heavy's next prediction",
+    "kl_next": "KL of the next prediction",
 }
 _MARKERS = "os^D"
 _STATES = {"forward": "forward-process states", "heavy_sampler": "heavy-sampler states"}

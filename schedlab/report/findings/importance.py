@@ -25,7 +25,7 @@ def heavy_better(file: ImportanceFile, light: str) -> Finding | None:
     verdict: Verdict
     if not gap.mean_gap.excludes(0):
         verdict = "open"
-        text = f"{heavy} and {light} predict held-out text equally well within the interval."
+        text = f"This run cannot tell which of {heavy} and {light} predicts held-out text better."
     elif gap.mean_gap.value > 0:
         verdict, text = "yes", f"{heavy} predicts held-out text better (lower NELBO)."
     else:

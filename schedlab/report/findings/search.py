@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schedlab.plan import ModelSchedule
-from schedlab.report.captions import untruncated
+from schedlab.report.captions import ceiling_words, untruncated
 from schedlab.report.content import Finding, Verdict
 from schedlab.report.figures.schedules import peers
 from schedlab.report.findings.regions import apart, mean_of, middle_verdict, region_means
@@ -65,12 +65,13 @@ def all_light(file: SearchFile) -> Finding | None:
     light = next((r for r in file.rows if r.schedule.roles == (file.setting.light,)), None)
     if light is None:
         return None
-    judged = file.fresh_row(light.digest) or light
-    difference = judged.paired_log_ppl
+    again = file.fresh_row(light.digest)
+    difference = (again or light).paired_log_ppl
+    seeds = "fresh" if again is not None else "search"
     return Finding(
         "Is all light worse than all heavy when sampled?",
         _sign(difference),
-        f"All light against all heavy: {spoken_change(difference)}.",
+        f"All light against all heavy: {spoken_change(difference)}, on {seeds} seeds.",
         f"It saves {percent(light.cost.saved_total)} of all FLOPs with the head.",
     )
 
@@ -127,9 +128,9 @@ def segments(file: SearchFile) -> Finding | None:
     }[verdict]
     noisy, middle, clean = map(interval, means)
     detail = (
-        "Mean Gen-PPL with the segment light minus the mean over segments; segment 0 is the"
-        f" noisiest. {middle} in the middle, {noisy} at the noisy end, {clean} near the text,"
-        " cautious intervals (means of the segments' ends)."
+        "Mean Gen-PPL with the segment light minus the mean over segments, in units of Gen-PPL;"
+        f" segment 0 is the noisiest. {middle} in the middle, {noisy} at the noisy end, {clean}"
+        " near the text, cautious intervals (means of the segments' ends)."
     )
     if worse:
         detail += f" Worse than average: {_named(worse)}."
@@ -165,8 +166,8 @@ def additive_ranks(file: SearchFile) -> Finding | None:
         verdict,
         text,
         f"Spearman over {items[0].n_plans} schedules, ranked among those with as many light"
-        f" steps: {'; '.join(parts)}. The ceiling is what a perfect score would reach under this"
-        f" sampling noise; intervals are for the scores as measured.{untruncated(file)}",
+        f" steps: {'; '.join(parts)}. {ceiling_words(file)} Intervals are for the scores as"
+        f" measured.{untruncated(file)}",
     )
 
 
@@ -216,7 +217,7 @@ def winners_curse(file: SearchFile) -> Finding | None:
         "How large is the winner's curse?",
         "fact" if mean.excludes(0) else "open",
         f"{worse} of {len(pairs)} chosen schedules came out worse on fresh seeds; Gen-PPL moved by"
-        f" {change(mean)} on average.",
+        f" {change(mean)} on average against all heavy, whose own luck is part of that.",
         f"The best one went from {change(best[0].paired_log_ppl)} in the search to"
         f" {change(best[1].paired_log_ppl)} against all heavy."
         if best
