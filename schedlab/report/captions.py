@@ -20,11 +20,13 @@ def importance_facts(
         "forward": f"held-out windows of {setting.length} tokens",
         "heavy_sampler": f"trajectories of {setting.length} tokens from the heavy sampler",
         "coupled": f"coupled pairs of trajectories of {setting.length} tokens",
-        "both": f"held-out windows and heavy-sampler trajectories of {setting.length} tokens",
+        "both": f"held-out windows and {setting.sampled_sequences} heavy-sampler trajectories of"
+        f" {setting.length} tokens",
     }[states]
     given = f" (prefix: the first {setting.prefix_length} of them)" if prefix else ""
+    numbers = str(setting.num_sequences) if states == "both" else _counts(n)
     return (
-        f"n = {_counts(n)} {kind}{given}, seed {setting.seed}, {one_line(setting.precision)},"
+        f"n = {numbers} {kind}{given}, seed {setting.seed}, {one_line(setting.precision)},"
         f" temperature 1, top-p 1, no scorer. Intervals: {BOOTSTRAP},"
         f" {setting.bootstrap_resamples} resamples, pointwise."
     )
