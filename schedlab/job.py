@@ -138,7 +138,6 @@ class SearchConfig(Record):
         num_sequences: per plan.
         fresh_sequences: per plan measured again on fresh seeds; `num_sequences` by default.
         block_size: sequences of a stored evaluation.
-        max_batch: sequences of a batch; changes time and memory only.
         workers: processes that sample; by default one per core, and one where there is a GPU.
         prefix_length: tokens of held-out text given at the start of every sequence.
         entropy_nats, entropy_standard_errors: half width of the entropy band around all-heavy is
@@ -159,7 +158,6 @@ class SearchConfig(Record):
     num_sequences: Many = 64
     fresh_sequences: Many | None = None
     block_size: Many = BLOCK_SIZE
-    max_batch: Many = 64
     workers: Annotated[int, Field(ge=1, le=1_024)] | None = None
     prefix_length: Natural = 0
     entropy_nats: Annotated[float, Field(ge=0)] = 0.1

@@ -1,34 +1,28 @@
 """`evaluate`: the only place where plans are run.
 
-Every (plan, seed block) is looked up in the store first. What is missing is sampled along the
-prefix tree of model schedules on common noise, several seed blocks in one batch, scored block by
-block, and stored as soon as its plan is finished. Tokens depend neither on the batch nor on which
-other plans are asked for, since all randomness is addressed and networks are called in one shape
-(`schedlab.sampling.forwards`).
+Every (plan, seed block) is looked up in the store first. What is missing is sampled by the event
+sampler, all plans and blocks on common noise and in common calls; when a block's sequences are
+finished, the block is scored, equal texts once, and stored, one record per plan. Tokens depend
+neither on the batch nor on which other plans are asked for, since all randomness is addressed and
+networks are called in one shape (`schedlab.sampling.forwards`).
 
-`seconds`: wall time of the denoising steps (scoring left out). The time of a run of steps is
-divided among the sequences of the batch by their forwards in it. A plan is charged the whole path
-from the first step, so shared beginnings count in every plan that has them: the figure says what
-the plan costs when run by itself in batches of this size, and the sum over plans exceeds the time
-spent.
+`seconds`: what a plan costs when it is run by itself: its forwards, times the wall time that a
+forward of each denoiser took here (head and draw included, scoring left out). Forwards that plans
+share count in every one of them, so the sum over plans exceeds the time spent.
 
-Legend: B sequences of a batch, L positions, P prefix positions.
+Legend: B sequences, L positions, P prefix positions, S sequences of a block, U different texts.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.lab import Lab
-from schedlab.evaluation.prefix_tree import leaves
 from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics import Samples, compute_all, metric_versions
 from schedlab.metrics.cost import role_costs
@@ -37,15 +31,14 @@ from schedlab.results.measurement import Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
-from schedlab.sampling import SequenceIds, State, advance, check_roles, start
+from schedlab.sampling import Sampled, SequenceIds, Work, check_roles, sample_events
 
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 """Part of the store's key: raise it when the sampler gives other tokens for the same plan."""
 
-MAX_BATCH = 64
-
 Progress = Callable[[int, int], None]
-"""(records there, records asked for): called at the start and after every new record."""
+"""(records there, records asked for): called at the start and as sampling goes on; what is sampled
+and not yet stored counts in part."""
 
 
 def evaluate(
@@ -55,7 +48,6 @@ def evaluate(
     lab: Lab,
     store: Store,
     prompts: Prompts | None = None,
-    max_batch: int = MAX_BATCH,
     progress: Progress | None = None,
 ) -> list[Measurement]:
     """Measure plans on seed blocks; what the store holds is not run again.
@@ -66,16 +58,13 @@ def evaluate(
         lab: denoisers, scorer and the rest.
         store: finished evaluations; every new one is written at once.
         prompts: given prefixes; None for unconditional samples.
-        max_batch: most sequences in a batch, at least the size of a block. Changes time and memory
-            only.
         progress: told how far it is.
 
     Returns:
         One measurement per plan, in order, each over all blocks.
 
     Raises:
-        InputError: a plan that does not fit the lab or the prompts, no or repeated blocks, a batch
-            smaller than a block.
+        InputError: a plan that does not fit the lab or the prompts, no or repeated blocks.
         SchedlabError: a denoiser or the scorer gave numbers that are not finite. Whatever was
             finished before stays in the store.
     """
@@ -85,7 +74,6 @@ def evaluate(
         lab=lab,
         store=store,
         prompts=prompts,
-        max_batch=max_batch,
         progress=progress,
     )
     return [
@@ -101,11 +89,10 @@ def run_missing(
     lab: Lab,
     store: Store,
     prompts: Prompts | None = None,
-    max_batch: int = MAX_BATCH,
     progress: Progress | None = None,
 ) -> None:
     """Run and store what the store does not hold; `evaluate` without the merging."""
-    _check(plans, blocks, lab, prompts, max_batch)
+    _check(plans, blocks, lab, prompts)
     identities = {
         (plan, block): identity_of(plan, block, lab, prompts)
         for plan in dict.fromkeys(plans)
@@ -115,14 +102,21 @@ def run_missing(
     # are read again for merging instead of kept: tokens as lists take far more memory than arrays.
     missing = [work for work, identity in identities.items() if store.get(identity.key) is None]
     done, total = len(identities) - len(missing), len(identities)
-    if progress is not None:
-        progress(done, total)
-    for tree_plans, tree_blocks in _trees(missing, max_batch):
-        for record in _run_tree(tree_plans, tree_blocks, identities, lab, prompts):
+
+    said = 0
+
+    def told(waiting: float) -> None:
+        nonlocal said
+        said = max(said, min(total, done + int(waiting)))
+        if progress is not None:
+            progress(said, total)
+
+    told(0)
+    for group, group_blocks in _groups(missing):
+        for record in _run_group(group, group_blocks, identities, lab, prompts, told):
             store.put(record)
             done += 1
-            if progress is not None:
-                progress(done, total)
+            told(0)
 
 
 def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None) -> Identity:
@@ -141,100 +135,105 @@ def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None)
     )
 
 
-def _trees(
-    missing: Sequence[tuple[Plan, SeedBlock]], max_batch: int
+def _groups(
+    missing: Sequence[tuple[Plan, SeedBlock]],
 ) -> Iterator[tuple[tuple[Plan, ...], tuple[SeedBlock, ...]]]:
-    """Prefix trees to walk: plans of one family, and a batch of blocks that all of them miss."""
-    plans_of: dict[tuple[str, SeedBlock], list[Plan]] = {}
+    """What is sampled together: plans of one length, and the blocks that all of them miss."""
+    plans_of: dict[tuple[int, SeedBlock], list[Plan]] = {}
     for plan, block in missing:
-        plans_of.setdefault((plan.family_digest, block), []).append(plan)
+        plans_of.setdefault((plan.length, block), []).append(plan)
     blocks_of: dict[tuple[Plan, ...], list[SeedBlock]] = {}
     for (_, block), plans in plans_of.items():
         blocks_of.setdefault(tuple(plans), []).append(block)
-    for tree_plans, tree_blocks in blocks_of.items():
-        batch: list[SeedBlock] = []
-        for block in tree_blocks:
-            if sum(other.size for other in batch) + block.size > max_batch:
-                yield tree_plans, tuple(batch)
-                batch = []
-            batch.append(block)
-        yield tree_plans, tuple(batch)
+    for group, blocks in blocks_of.items():
+        yield group, tuple(blocks)
 
 
-@dataclass(frozen=True)
-class _Timed:
-    """A sampler state and the seconds charged to each sequence so far, float64 (B,)."""
-
-    state: State
-    seconds_B: Tensor
-
-
-def _run_tree(
+def _run_group(
     plans: Sequence[Plan],
     blocks: Sequence[SeedBlock],
     identities: Mapping[tuple[Plan, SeedBlock], Identity],
     lab: Lab,
     prompts: Prompts | None,
+    told: Callable[[float], None],
 ) -> Iterator[BlockRecord]:
-    """Records of all plans on all blocks, each as soon as its plan is finished."""
-    ids = SequenceIds.of(blocks, device=lab.device)
+    """Records of all plans on all blocks, block by block."""
     prefix_BP = None
     if prompts is not None:
         prefixes = np.concatenate([prompts.of_block(block) for block in blocks])
         prefix_BP = torch.from_numpy(prefixes).to(lab.device)
-
-    # inference_mode is entered per call: held over a yield it would leak into the caller.
-    @torch.inference_mode()
-    def run(node: _Timed, plan: Plan, role: str, k_from: int, k_to: int) -> _Timed:
-        begin = time.perf_counter()
-        state = advance(node.state, plan, lab.process, lab.denoisers[role], role, k_from, k_to)
-        if lab.device_kind == "cuda":
-            torch.cuda.synchronize(lab.device)
-        elapsed = time.perf_counter() - begin
-        before = node.state.usage.get(role)
-        forwards_B = state.usage[role].forwards_B - (before.forwards_B if before else 0)
-        # With no forward at all the time is overhead, shared equally.
-        weight_B = (forwards_B if forwards_B.any() else torch.ones_like(forwards_B)).double()
-        share_B = (weight_B / weight_B.sum()).cpu()
-        return _Timed(state, node.seconds_B + elapsed * share_B)
-
-    with torch.inference_mode():
-        root = _Timed(
-            start(plans[0], lab.process, ids, prefix_BP),
-            torch.zeros(len(ids), dtype=torch.float64),
-        )
-    for plan, node in leaves(plans, root, run):
-        first = 0
-        for block in blocks:
-            rows = slice(first, first + block.size)
-            yield _record(identities[plan, block], node, rows, lab, prompts)
-            first += block.size
+    block_B = np.repeat(np.arange(len(blocks)), [block.size for block in blocks])
+    first_of = np.cumsum([0, *(block.size for block in blocks)])
+    num_families = len({plan.family_digest for plan in plans})
+    work = Work()
+    found_of: dict[int, list[Sampled]] = {}
+    for found in sample_events(
+        plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
+        work=work,
+    ):  # fmt: skip
+        number = int(block_B[found.sequence])
+        found_of.setdefault(number, []).append(found)
+        if len(found_of[number]) == blocks[number].size * num_families:
+            own = sorted(found_of.pop(number), key=lambda one: (one.sequence, one.plans))
+            block, first = blocks[number], int(first_of[number])
+            yield from _records(plans, block, first, own, work, identities, lab, prompts)
+        else:
+            lanes = [(n, one) for n, own in found_of.items() for one in own]
+            told(sum(len(one.plans) / blocks[n].size for n, one in lanes))
 
 
-def _record(
-    identity: Identity, node: _Timed, rows: slice, lab: Lab, prompts: Prompts | None
-) -> BlockRecord:
-    """Score one block: by itself, so that scores do not depend on the batch."""
+def _records(
+    plans: Sequence[Plan],
+    block: SeedBlock,
+    first: int,
+    found: Sequence[Sampled],
+    work: Work,
+    identities: Mapping[tuple[Plan, SeedBlock], Identity],
+    lab: Lab,
+    prompts: Prompts | None,
+) -> Iterator[BlockRecord]:
+    """Score a block, every different text once, and make one record per plan."""
     prefix_length = prompts.prefix_length if prompts is not None else 0
-    tokens_BL = node.state.z_BL[rows].cpu().numpy()
+    tokens_UL = np.concatenate([one.tokens_UL for one in found])
+    text_NS = np.zeros((len(plans), block.size), dtype=np.int64)
+    usage = [
+        {role: np.zeros((2, block.size), dtype=np.int64) for role in plan.model_schedule.roles}
+        for plan in plans
+    ]  # forwards, head positions
+    offset = 0
+    for one in found:
+        place = one.sequence - first
+        text_NS[list(one.plans), place] = offset + one.text_N
+        offset += len(one.tokens_UL)
+        for role, forwards_N in one.forwards.items():
+            for n, forwards, positions in zip(
+                one.plans, forwards_N, one.head_positions[role], strict=True
+            ):
+                if role in usage[n]:
+                    usage[n][role][:, place] = forwards, positions
     samples = Samples.of(
-        tokens_BL, prefix_length=prefix_length, codec=lab.tokenizer, scorer=lab.scorer
+        tokens_UL, prefix_length=prefix_length, codec=lab.tokenizer, scorer=lab.scorer
     )
-    return BlockRecord(
-        identity=identity,
-        prefix_length=prefix_length,
-        tokens=tokens_BL.tolist(),
-        scores={name: _column(name, column) for name, column in compute_all(samples).items()},
-        usage={
-            role: RoleUsage(
-                forwards=usage.forwards_B[rows].tolist(),
-                head_positions=usage.head_positions_B[rows].tolist(),
-            )
-            for role, usage in node.state.usage.items()
-        },
-        costs=role_costs(identity.plan, lab.denoisers),
-        seconds=node.seconds_B[rows].tolist(),
-    )
+    seconds = {role: work.seconds[role] / work.forwards[role] for role in work.forwards}
+    for plan, own, text_S, scores in zip(
+        plans, usage, text_NS, compute_all(samples, text_NS), strict=True
+    ):
+        seconds_S = sum(
+            (seconds.get(role, 0.0) * counts[0] for role, counts in own.items()),
+            np.zeros(block.size),
+        )
+        yield BlockRecord(
+            identity=identities[plan, block],
+            prefix_length=prefix_length,
+            tokens=tokens_UL[text_S].tolist(),
+            scores={name: _column(name, column) for name, column in scores.items()},
+            usage={
+                role: RoleUsage(forwards=counts[0].tolist(), head_positions=counts[1].tolist())
+                for role, counts in own.items()
+            },
+            costs=role_costs(plan, lab.denoisers),
+            seconds=seconds_S.tolist(),
+        )
 
 
 def _column(name: str, column_B: np.ndarray) -> list[float | None]:
@@ -256,7 +255,6 @@ def _check(
     blocks: Sequence[SeedBlock],
     lab: Lab,
     prompts: Prompts | None,
-    max_batch: int,
 ) -> None:
     if not blocks or len(set(blocks)) != len(blocks):
         raise InputError(
@@ -266,11 +264,6 @@ def _check(
     if sum(block.size for block in blocks) < 2:
         raise InputError(
             "intervals need at least 2 sequences, got one seed block of 1; add blocks"
-        )
-    largest = max(block.size for block in blocks)
-    if max_batch < largest:
-        raise InputError(
-            f"max_batch must be at least the size of a seed block, {largest}, got {max_batch}"
         )
     for plan in plans:
         check_roles(plan, lab.denoisers)

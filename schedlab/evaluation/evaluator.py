@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schedlab.evaluation.evaluate import MAX_BATCH, Progress, evaluate
+from schedlab.evaluation.evaluate import Progress, evaluate
 from schedlab.evaluation.lab import Lab
 from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics.cost import expected_cost, role_costs
@@ -24,7 +24,6 @@ class Evaluator:
     lab: Lab
     store: Store
     prompts: Prompts | None = None
-    max_batch: int = MAX_BATCH
     progress: Progress | None = None
 
     def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> list[Measurement]:
@@ -35,7 +34,6 @@ class Evaluator:
             lab=self.lab,
             store=self.store,
             prompts=self.prompts,
-            max_batch=self.max_batch,
             progress=self.progress,
         )
 

@@ -20,8 +20,11 @@ from torch import Tensor
 
 from schedlab.metrics.samples import FloatArray, IntArray, SplitText
 
-MAX_BATCH_LOGITS = 1 << 27
+MAX_CALL_LOGITS = 1 << 27
 """Bound on B * W * V: 0.5 GB of float32 logits."""
+CPU_POSITIONS, GPU_POSITIONS = 1 << 10, 1 << 14
+"""B * W of a call: enough to fill the machine."""
+WIDTH_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,16 @@ class CausalScorer:
         """NLL of the generated part in nats, float64 (S,), and its tokens, int64 (S,)."""
         nll_S = np.zeros(len(texts))
         tokens_S = np.zeros(len(texts), dtype=np.int64)
-        windows = list(self._windows(texts))
-        # Equal lengths together: little padding.
-        windows.sort(key=lambda window: len(window.ids))
-        for batch in self._batches(windows):
-            for window, nll in zip(batch, self._nll(batch), strict=True):
-                nll_S[window.text] += nll
-                tokens_S[window.text] += window.num_scored
+        of_width: dict[int, list[_Window]] = {}
+        for window in self._windows(texts):
+            of_width.setdefault(self._width(window), []).append(window)
+        for width, windows in sorted(of_width.items()):
+            rows = self._rows(width)
+            for first in range(0, len(windows), rows):
+                batch = windows[first : first + rows]
+                for window, nll in zip(batch, self._nll(batch, rows, width), strict=True):
+                    nll_S[window.text] += nll
+                    tokens_S[window.text] += window.num_scored
         return nll_S, tokens_S
 
     def _windows(self, texts: Sequence[SplitText]) -> Iterator[_Window]:
@@ -82,20 +88,20 @@ class CausalScorer:
             ids_of_texts.append(ids)
         return ids_of_texts
 
-    def _batches(self, windows: list[_Window]) -> Iterator[list[_Window]]:
-        batch: list[_Window] = []
-        for window in windows:  # ascending length: the newest is the longest
-            if batch and (len(batch) + 1) * len(window.ids) * self.vocab_size > MAX_BATCH_LOGITS:
-                yield batch
-                batch = []
-            batch.append(window)
-        if batch:
-            yield batch
+    def _width(self, window: _Window) -> int:
+        """Inputs of a call that holds the window: by its own length alone, so that what a text
+        scores does not depend on which others are scored beside it."""
+        inputs = len(window.ids) - 1
+        return min(self.window, -(-inputs // WIDTH_STEP) * WIDTH_STEP)
 
-    def _nll(self, batch: list[_Window]) -> list[float]:
-        width = max(len(window.ids) for window in batch) - 1
-        ids_BW1 = torch.full((len(batch), width + 1), self.separator_id)
-        scored_BW = torch.zeros((len(batch), width), dtype=torch.bool)
+    def _rows(self, width: int) -> int:
+        """Rows of every call of this width; the last one is filled up."""
+        positions = CPU_POSITIONS if torch.device(self.device).type == "cpu" else GPU_POSITIONS
+        return max(1, min(positions // width, MAX_CALL_LOGITS // (width * self.vocab_size)))
+
+    def _nll(self, batch: list[_Window], rows: int, width: int) -> list[float]:
+        ids_BW1 = torch.full((rows, width + 1), self.separator_id)
+        scored_BW = torch.zeros((rows, width), dtype=torch.bool)
         for row, window in enumerate(batch):
             last = len(window.ids)
             ids_BW1[row, :last] = torch.tensor(window.ids)
@@ -106,10 +112,10 @@ class CausalScorer:
             logits_BWV = logits_BWV.float()
         nll_BW = torch.nn.functional.cross_entropy(
             logits_BWV.flatten(0, 1), ids_BW1[:, 1:].flatten(), reduction="none"
-        ).view(len(batch), width)
+        ).view(rows, width)
         # where, not a product: an unscored position may hold an infinity.
         scored_nll_BW = torch.where(scored_BW.to(self.device), nll_BW.double(), 0.0)
-        return scored_nll_BW.sum(-1).tolist()
+        return scored_nll_BW.sum(-1).tolist()[: len(batch)]
 
 
 @dataclass(frozen=True)

@@ -21,4 +21,4 @@ def _compute(samples: Samples) -> dict[str, NDArray[np.float64]]:
     return {"nll": nll_S, "scored_tokens": tokens_S.astype(np.float64)}
 
 
-METRIC = SampleMetric(version=1, compute=_compute)
+METRIC = SampleMetric(version=2, compute=_compute)

@@ -90,6 +90,11 @@ class Samples:
         )
         return cls(rows_SL[:, prefix_length:], texts, scorer)
 
+    def pick(self, index_S: IntArray) -> Samples:
+        """The samples at these places, which may repeat."""
+        texts = tuple(self.texts[index] for index in index_S)
+        return Samples(self.tokens_SG[index_S], texts, self.scorer)
+
 
 @dataclass(frozen=True)
 class SampleMetric:
@@ -98,10 +103,13 @@ class SampleMetric:
     Args:
         version: part of the store's key; raise it when the numbers change.
         compute: from samples to named columns, float64 (S,) each, NaN where undefined.
+        alone: whether a sample's value depends on no other sample; then texts that several plans
+            wrote are measured once.
     """
 
     version: int
     compute: Callable[[Samples], Mapping[str, FloatArray]]
+    alone: bool = True
 
 
 def documents(tokens_L: IntArray, codec: TextCodec) -> tuple[str, ...]:

@@ -47,4 +47,4 @@ def _compute(samples: Samples) -> dict[str, NDArray[np.float64]]:
     return {"self_bleu": self_bleu([" ".join(text.generated) for text in samples.texts])}
 
 
-METRIC = SampleMetric(version=2, compute=_compute)
+METRIC = SampleMetric(version=2, compute=_compute, alone=False)

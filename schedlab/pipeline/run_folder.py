@@ -179,7 +179,7 @@ def _digest(stage: Stage, job: Job) -> str:
     tables["job"].pop("name")
     # How work is split changes time and memory, not the result.
     for table, keys in {
-        "search": ("max_batch", "workers"),
+        "search": ("workers",),
         "analyze": ("max_batch_tokens", "head_budget_bytes"),
     }.items():
         for key in keys:

@@ -124,7 +124,6 @@ class Run:
             self.lab,
             Store(self.folder.path),
             prompts=self.prompts,
-            max_batch=max(self.job.search.max_batch, self.job.search.block_size),
             progress=self.reporter.update,
         )
         return ParallelEvaluator(local, self.job.lab, self.num_workers)

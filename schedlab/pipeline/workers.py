@@ -101,7 +101,8 @@ class ParallelEvaluator:
             for block, plans in plans_of.items()
         ]
         waiting.reverse()
-        left, looked = set(missing.values()), 0.0
+        finished, looked = total - len(missing), 0.0
+        in_hand: dict[_Worker, int] = {}
         while len(self._workers) < min(self.num_workers, len(waiting)):
             self._workers.append(_Worker(self._setup()))
         busy: list[_Worker] = []
@@ -109,15 +110,18 @@ class ParallelEvaluator:
         while waiting or busy:
             while waiting and idle:
                 worker = idle.pop()
-                worker.send(waiting.pop())
+                work = waiting.pop()
+                worker.send(work)
                 busy.append(worker)
+                in_hand[worker] = len(work["plans"])
             time.sleep(_POLL_SECONDS)
             for worker in [worker for worker in busy if worker.answered()]:
                 busy.remove(worker)
                 idle.append(worker)
+                finished += in_hand.pop(worker)
             if self.local.progress is not None and time.monotonic() - looked > _PROGRESS_SECONDS:
-                left -= set(self.local.store.keys())
-                self.local.progress(total - len(left), total)
+                done = finished + sum(worker.done for worker in busy)
+                self.local.progress(min(total, done), total)
                 looked = time.monotonic()
 
     def _setup(self) -> dict[str, Any]:
@@ -126,12 +130,14 @@ class ParallelEvaluator:
             "lab": self.config.model_dump(mode="json"),
             "folder": str(self.local.store.folder.parent),
             "prompts": None if prompts is None else prompts.tokens_NP.tolist(),
-            "max_batch": self.local.max_batch,
         }
 
 
 class _Worker:
-    """A process, and the answers it gave."""
+    """A process, and the answers it gave.
+
+    `done` says how many of the evaluations in hand are there; what is sampled counts in part.
+    """
 
     def __init__(self, setup: dict[str, Any]) -> None:
         source = str(Path(schedlab.__file__).parents[1])
@@ -150,6 +156,7 @@ class _Worker:
             },
             start_new_session=True,  # Ctrl-C is the coordinator's business
         )
+        self.done = 0
         self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._listen, daemon=True).start()
         self.send(setup)
@@ -162,10 +169,14 @@ class _Worker:
 
     def answered(self) -> bool:
         """Whether the work is done; raises what went wrong in the worker."""
-        try:
-            answer = json.loads(self.answers.get_nowait())
-        except queue.Empty:
-            return False
+        while True:
+            try:
+                answer = json.loads(self.answers.get_nowait())
+            except queue.Empty:
+                return False
+            self.done = answer.get("done", 0)
+            if "problem" in answer:
+                break
         if answer["problem"] is None:
             return True
         raise (InputError if answer["is_input"] else SchedlabError)(answer["problem"])
@@ -187,6 +198,11 @@ def main() -> None:
     # Results go to the real standard output alone; whatever prints by itself goes to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
     lines = _lines()
     setup = json.loads(next(lines))
     evaluator: Evaluator | None = None
@@ -202,16 +218,16 @@ def main() -> None:
                 lab=evaluator.lab,
                 store=evaluator.store,
                 prompts=evaluator.prompts,
-                max_batch=evaluator.max_batch,
+                progress=lambda done, _: answer({"done": done}),
             )
         except SchedlabError as error:
             problem = error
-        answer = {
-            "problem": None if problem is None else str(problem),
-            "is_input": isinstance(problem, InputError),
-        }
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+        answer(
+            {
+                "problem": None if problem is None else str(problem),
+                "is_input": isinstance(problem, InputError),
+            }
+        )
 
 
 def _evaluator(setup: dict[str, Any]) -> Evaluator:
@@ -220,7 +236,6 @@ def _evaluator(setup: dict[str, Any]) -> Evaluator:
         build_lab(validate(LabConfig, setup["lab"], where="worker")),
         Store(setup["folder"]),
         prompts=None if prompts is None else Prompts.of(prompts),
-        max_batch=setup["max_batch"],
     )
 
 

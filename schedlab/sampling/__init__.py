@@ -1,17 +1,21 @@
 """The sampling loop and its addressed randomness."""
 
+from schedlab.sampling.events import Sampled, Work, sample_events
 from schedlab.sampling.noise import Purpose, SequenceIds, gumbels, uniforms
 from schedlab.sampling.sampler import State, Usage, advance, check_roles, sample, start
 
 __all__ = [
     "Purpose",
+    "Sampled",
     "SequenceIds",
     "State",
     "Usage",
+    "Work",
     "advance",
     "check_roles",
     "gumbels",
     "sample",
+    "sample_events",
     "start",
     "uniforms",
 ]

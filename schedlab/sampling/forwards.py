@@ -27,10 +27,15 @@ _SHORTEST = 16  # positions; shorter sequences do not make the call any larger
 HEAD_ROWS = 64
 
 
+def call_rows(length: int, device: torch.device) -> int:
+    """Sequences of one call."""
+    positions = CPU_POSITIONS if device.type == "cpu" else GPU_POSITIONS
+    return max(1, positions // max(_SHORTEST, length))
+
+
 def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     """Features of every sequence, (R, L, D)."""
-    positions = CPU_POSITIONS if z_RL.device.type == "cpu" else GPU_POSITIONS
-    size = max(1, positions // max(_SHORTEST, z_RL.shape[1]))
+    size = call_rows(z_RL.shape[1], z_RL.device)
     if t_R is None:
         return _in_calls(denoiser.features, size, z_RL)
     return _in_calls(partial(features_at, denoiser), size, z_RL, t_R)

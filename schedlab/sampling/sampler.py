@@ -9,7 +9,7 @@ States are values: `advance` never changes its input, so a prefix tree of schedu
 any state. All randomness is addressed (`schedlab.sampling.noise`).
 
 Legend: B sequences, L positions, P prefix positions, R rows that run, N revealed positions,
-D features, V vocabulary, C a chunk of the N.
+T steps.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser
-from schedlab.errors import InputError, SchedlabError
+from schedlab.errors import InputError
 from schedlab.plan import Plan
 from schedlab.policies import StepView, timestep_policy
 from schedlab.processes import MaskedProcess, alpha, time_grid
-from schedlab.sampling.forwards import HEAD_ROWS, features_of, logits_of
-from schedlab.sampling.noise import Purpose, SequenceIds, gumbels, uniforms
-
-MAX_DRAW_ENTRIES = 1 << 23
-"""Bound on N * V in one draw: 64 MiB for each of a handful of float64 arrays."""
+from schedlab.sampling.draw import draw_tokens
+from schedlab.sampling.forwards import features_of
+from schedlab.sampling.noise import Purpose, SequenceIds, uniforms
 
 
 @dataclass(frozen=True)
@@ -119,9 +117,10 @@ def advance(
         if rows_R.numel() == 0:
             continue
         t_R = grid_T1[k].expand(rows_R.shape[0]).to(z_BL.device)
-        z_BL[revealed_BL] = _draw(
-            z_BL[rows_R], t_R, revealed_BL[rows_R], state.ids.pick(rows_R), plan, process,
-            denoiser, role,
+        row_N, position_N = revealed_BL[rows_R].nonzero(as_tuple=True)
+        z_BL[revealed_BL] = draw_tokens(
+            features_of(denoiser, z_BL[rows_R], t_R), row_N, position_N, state.ids.pick(rows_R),
+            plan.decoding, process, denoiser, role,
         )  # fmt: skip
         forwards_B[rows_R] += 1
         head_positions_B += count_B
@@ -155,38 +154,6 @@ def check_roles(plan: Plan, denoisers: Mapping[str, Denoiser]) -> None:
             f"the schedule uses denoiser role {missing[0]!r}, which is not among"
             f" {sorted(denoisers)}; name a denoiser for it"
         )
-
-
-def _draw(
-    z_RL: Tensor,
-    t_R: Tensor,
-    revealed_RL: Tensor,
-    ids_R: SequenceIds,
-    plan: Plan,
-    process: MaskedProcess,
-    denoiser: Denoiser,
-    role: str,
-) -> Tensor:
-    """Tokens for the revealed positions, int64 (N,), by Gumbel-max in float64."""
-    features_RLD = features_of(denoiser, z_RL, t_R)
-    row_N, position_N = revealed_RL.nonzero(as_tuple=True)
-    rows = max(1, MAX_DRAW_ENTRIES // process.vocab_size)
-    head_rows = min(rows, HEAD_ROWS)
-    rows -= rows % head_rows
-    tokens = []
-    for row_C, position_C in zip(row_N.split(rows), position_N.split(rows), strict=True):
-        logits_CV = logits_of(denoiser, features_RLD[row_C, position_C], size=head_rows)
-        log_probs_CV = process.log_p_x(logits_CV, plan.decoding.temperature, plan.decoding.top_p)
-        noise_CV = gumbels(ids_R.pick(row_C), Purpose.TOKEN, position_C, 0, process.vocab_size)
-        score_CV = noise_CV.add_(log_probs_CV)
-        best_C, token_C = score_CV.max(-1)
-        if not torch.isfinite(best_C).all():  # max propagates NaN; all -inf cannot be drawn from
-            raise SchedlabError(
-                f"denoiser {role!r} gave logits that are not finite at noise level"
-                f" {t_R[0].item():.4f}; check its weights and precision"
-            )
-        tokens.append(token_C)
-    return torch.cat(tokens)
 
 
 def _added(usage: Mapping[str, Usage], role: str, more: Usage) -> dict[str, Usage]:

@@ -25,7 +25,7 @@ def test_expected_cost_is_the_mean_of_the_counted_cost(
     tmp_path: Path, policy: str, prefix_length: int, schedule: str
 ) -> None:
     prompts = Prompts.of([[0] * prefix_length]) if prefix_length else None
-    evaluator = Evaluator(oracle_lab(), Store(tmp_path), prompts, max_batch=2_000)
+    evaluator = Evaluator(oracle_lab(), Store(tmp_path), prompts)
     plan = plan_of(schedule, policy=PolicySpec(name=policy))
     (measured,) = evaluator([plan], seed_blocks(1, 2_000, block_size=2_000))
     expected = evaluator.cost_of(plan)

@@ -102,13 +102,25 @@ def test_scores_do_not_depend_on_the_other_texts_of_the_batch() -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
+def test_bundled_scores_do_not_depend_on_the_other_texts_in_any_bit() -> None:
+    """Every call has one shape per width, which a text's own length decides."""
+    tokenizer = Tokenizer.load("bundled")
+    bundled = load_scorer("bundled:scorer", tokenizer=tokenizer)
+    words = "returns the sum of all values in an array with shape and dtype".split()
+    texts = [SplitText((), (" ".join(words[: 1 + j % 13]),)) for j in range(70)]
+    together, _ = bundled.score(texts)
+    for j in (0, 1, 40, 69):
+        assert bundled.score(texts[j : j + 1])[0][0] == together[j]
+    assert (bundled.score(texts[::-1])[0][::-1] == together).all()
+
+
 def test_batches_keep_logits_within_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal_scorer, "MAX_BATCH_LOGITS", 10 * VOCAB)
+    monkeypatch.setattr(causal_scorer, "MAX_CALL_LOGITS", 40 * VOCAB)
     texts = [SplitText((), (text,)) for text in ("abc", "abcd", "a", "abcdefgh", "ab")]
     model = Recurrent(0.5)
     bounded, _ = scorer(model).score(texts)
     assert len(model.calls) > 1
-    assert all(rows * (width + 1) <= 10 or rows == 1 for rows, width in model.calls)
+    assert all(rows * width <= 40 or rows == 1 for rows, width in model.calls)
     monkeypatch.undo()
     np.testing.assert_allclose(bounded, scorer(Recurrent(0.5)).score(texts)[0], rtol=1e-12)
 

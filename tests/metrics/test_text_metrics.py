@@ -92,7 +92,7 @@ def test_all_registered_metrics_give_one_value_per_sample() -> None:
         np.arange(12).reshape(3, 4) % 9, prefix_length=0, codec=LetterCodec(),
         scorer=ConstantScorer(),
     )  # fmt: skip
-    columns = compute_all(samples)
+    (columns,) = compute_all(samples, np.arange(3)[None])
     assert set(columns) == {
         "nll", "scored_tokens", "entropy", "distinct_1", "distinct_2", "distinct_3", "self_bleu",
     }  # fmt: skip
@@ -104,7 +104,29 @@ def test_all_registered_metrics_give_one_value_per_sample() -> None:
 
 def test_undefined_values_are_nan_not_zero() -> None:
     samples = Samples.of([[1]], prefix_length=0, codec=LetterCodec(), scorer=ConstantScorer())
-    columns = compute_all(samples)
+    (columns,) = compute_all(samples, np.zeros((1, 1), dtype=np.int64))
     for name in ("distinct_2", "distinct_3", "self_bleu"):
         assert np.isnan(columns[name]).all()
     assert columns["distinct_1"] == pytest.approx([1.0])
+
+
+def test_plans_get_the_values_of_their_own_texts_and_a_text_is_scored_once() -> None:
+    scored: list[int] = []
+
+    class Counting(ConstantScorer):
+        def score(self, texts):
+            scored.append(len(texts))
+            return super().score(texts)
+
+    tokens = np.arange(12).reshape(3, 4) % 9
+    samples = Samples.of(tokens, prefix_length=0, codec=LetterCodec(), scorer=Counting())
+    text_NS = np.array([[0, 2, 2, 1], [1, 1, 0, 0]])
+    found = list(compute_all(samples, text_NS))
+    assert scored == [3]
+    for text_S, columns in zip(text_NS, found, strict=True):
+        own = Samples.of(
+            tokens[text_S], prefix_length=0, codec=LetterCodec(), scorer=ConstantScorer()
+        )
+        (expected,) = compute_all(own, np.arange(4)[None])
+        for name, column in expected.items():
+            np.testing.assert_array_equal(columns[name], column)

@@ -1,0 +1,180 @@
+"""The event sampler against the loop: the same tokens, whatever shares its calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import InputError, SchedlabError
+from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.processes import MaskedProcess
+from schedlab.results import SeedBlock
+from schedlab.sampling import SequenceIds, sample
+from schedlab.sampling.events import Work, sample_events
+from schedlab.search.space import assignments
+
+VOCAB, LENGTH = 12, 10
+PROCESS = MaskedProcess(VOCAB, VOCAB - 1)
+
+
+def network(num_blocks: int, seed: int) -> Transformer:
+    config = TransformerConfig(
+        vocab_size=VOCAB, mask_id=VOCAB - 1, num_blocks=num_blocks, hidden_size=16, num_heads=2,
+        max_length=32,
+    )  # fmt: skip
+    model = Transformer(config)
+    model.init_weights(torch.Generator().manual_seed(seed))
+    model.head.weight.data.mul_(100)  # else untrained predictions are all but uniform
+    return model.double().eval()
+
+
+DENOISERS = {"H": network(2, 0), "L": network(1, 1), "M": network(1, 2)}
+
+
+def ids_of(num: int, seed: int = 3) -> SequenceIds:
+    return SequenceIds.of([SeedBlock(seed, 0, num)])
+
+
+def by_events(plans, num, prefix=None, **options) -> np.ndarray:
+    """Final tokens (N, B, L)."""
+    out = np.full((len(plans), num, plans[0].length), -1)
+    for found in sample_events(plans, DENOISERS, PROCESS, ids_of(num), prefix, **options):
+        out[list(found.plans), found.sequence] = found.tokens_UL[found.text_N]
+    return out
+
+
+def by_loop(plans, num, prefix=None) -> np.ndarray:
+    return np.stack(
+        [sample(plan, DENOISERS, PROCESS, ids_of(num), prefix).z_BL.numpy() for plan in plans]
+    )
+
+
+@st.composite
+def schedules(draw, num_steps: int) -> ModelSchedule:
+    return ModelSchedule.from_steps(draw(st.lists(st.sampled_from("HLM"), min_size=num_steps,
+                                                  max_size=num_steps)))  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_tokens_are_those_of_the_loop_for_any_plans_together(data) -> None:
+    num = data.draw(st.integers(1, 6))
+    length = data.draw(st.integers(1, LENGTH))
+    prefix_length = data.draw(st.integers(0, length - 1))
+    plans = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        schedule = data.draw(schedules(data.draw(st.sampled_from([1, 3, 8]))))
+        plans.append(
+            Plan(
+                length=length,
+                model_schedule=schedule,
+                decoding=Decoding(
+                    temperature=data.draw(st.sampled_from([1.0, 0.7])),
+                    top_p=data.draw(st.sampled_from([1.0, 0.8])),
+                ),
+                policy=PolicySpec(name=data.draw(st.sampled_from(["ancestral", "random_order"]))),
+            )
+        )
+    prefix = None
+    if prefix_length:
+        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 9)))
+        prefix = torch.randint(0, VOCAB - 1, (num, prefix_length), generator=generator)
+    state_bytes = data.draw(st.sampled_from([1, 1 << 20]))
+    found = by_events(plans, num, prefix, max_state_bytes=state_bytes)
+    np.testing.assert_array_equal(found, by_loop(plans, num, prefix))
+
+
+class Constant:
+    """A denoiser that always says one token."""
+
+    fingerprint = ""
+
+    def __init__(self, token: int) -> None:
+        self.spec = DENOISERS["H"].spec
+        self.token = token
+
+    def features(self, z_BL, t_B=None):
+        return torch.zeros(*z_BL.shape, 1)
+
+    def logits(self, features_ND):
+        logits_NV = torch.full((len(features_ND), VOCAB), -50.0)
+        logits_NV[:, self.token] = 50.0
+        return logits_NV
+
+
+@pytest.mark.parametrize(("num_light", "runs"), [(4, 790), (None, 2046)])
+def test_denoisers_that_always_disagree_cost_the_whole_prefix_tree(num_light, runs) -> None:
+    """One reveal per step and segment: forwards are segment runs."""
+    plans = [
+        Plan(
+            length=10,
+            model_schedule=ModelSchedule.from_assignment(roles, 10),
+            policy=PolicySpec(name="random_order"),
+        )
+        for roles in assignments(10, num_light=num_light)
+    ]
+    work = Work()
+    denoisers = {"H": Constant(0), "L": Constant(1)}
+    found = list(sample_events(plans, denoisers, PROCESS, ids_of(2), work=work))
+    assert sum(work.forwards.values()) == 2 * runs
+    assert all(len(one.tokens_UL) == len(plans) for one in found)
+
+
+def test_many_schedules_share_rows_and_give_what_each_gives_alone() -> None:
+    plans = [
+        Plan(length=LENGTH, model_schedule=ModelSchedule.from_assignment(roles, 20))
+        for roles in (f"{a}{b}{c}{d}{e}" for a in "HL" for b in "HL" for c in "HL" for d in "HL"
+                      for e in "HL")
+    ]  # fmt: skip
+    work = Work()
+    together = by_events(plans, 8, work=work)
+    np.testing.assert_array_equal(together, by_loop(plans, 8))
+    alone = Work()
+    for plan in plans:
+        by_events([plan], 8, work=alone)
+    # A binary tree of 5 levels has 62 segment runs instead of 160; merging only lowers that.
+    assert sum(work.forwards.values()) < 0.45 * sum(alone.forwards.values())
+
+
+def test_swapping_a_denoiser_for_itself_makes_no_forward_more() -> None:
+    """Copies that draw the same tokens are one state again: two plans cost two only where their
+    roles differ."""
+    denoisers = {"H": DENOISERS["H"], "L": DENOISERS["H"]}
+    plans = [
+        Plan(length=LENGTH, model_schedule=ModelSchedule.parse(text))
+        for text in ("H20", "H5 L5 H10")
+    ]
+    work, alone = Work(), Work()
+    list(sample_events(plans, denoisers, PROCESS, ids_of(16), work=work))
+    list(sample_events(plans[:1], denoisers, PROCESS, ids_of(16), work=alone))
+    assert work.forwards["H"] == alone.forwards["H"]
+    assert 0 < work.forwards["L"] < 0.5 * work.forwards["H"]
+
+
+def test_sequences_come_in_order_as_far_as_memory_is_short() -> None:
+    plan = Plan(length=LENGTH, model_schedule=ModelSchedule.parse("H6 L6"))
+    one_row = 4 * LENGTH
+    order = [
+        found.sequence
+        for found in sample_events([plan], DENOISERS, PROCESS, ids_of(6), max_state_bytes=one_row)
+    ]
+    assert order == list(range(6))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    plan = Plan(length=LENGTH, model_schedule=ModelSchedule.parse("H6"))
+    other = Plan(length=LENGTH - 1, model_schedule=ModelSchedule.parse("H6"))
+    with pytest.raises(InputError, match="one length"):
+        list(sample_events([plan, other], DENOISERS, PROCESS, ids_of(2)))
+    with pytest.raises(InputError, match="role 'Q'"):
+        bad = Plan(length=LENGTH, model_schedule=ModelSchedule.parse("Q6"))
+        list(sample_events([bad], DENOISERS, PROCESS, ids_of(2)))
+    broken = network(1, 5)
+    broken.head.weight.data.fill_(torch.nan)
+    with pytest.raises(SchedlabError, match="denoiser 'H' gave logits that are not finite"):
+        list(sample_events([plan], {"H": broken}, PROCESS, ids_of(2)))
+    assert list(sample_events([], DENOISERS, PROCESS, ids_of(2))) == []
