@@ -7,7 +7,7 @@ process, so that the ratio holds where seconds do not:
             float64 categorical draw over [B, L, V]; the network is skipped only when the last step
             changed nothing in the whole batch
     loop    `schedlab.sampling.sample`: steps in lock step, head and draw at revealed positions
-    events  `schedlab.sampling.sample_events`
+    events  `schedlab.sampling.sample_events`; further rows in bfloat16 and with compiled networks
 
 The dense way is timed on some steps spread over the trajectory and extrapolated to all of them
 (its cost per step is constant up to the skipped forwards, which are counted). Loop and events must
@@ -30,11 +30,13 @@ import numpy as np
 import torch
 
 from schedlab.denoisers import checkpoint
+from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds, Work, sample, sample_events
+from schedlab.sampling.compiled import Compiled
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def dense(model: Transformer, case: Case, batch: int, timed_steps: int) -> tuple
     return per_step * case.num_steps / batch, changed_share
 
 
-def events(model: Transformer, case: Case, num: int) -> tuple[float, np.ndarray, Work]:
+def events(model: Denoiser, case: Case, num: int) -> tuple[float, np.ndarray, Work]:
     """Seconds per sequence, tokens, and what was run."""
     plan, ids = plan_and_ids(case, num)
     process, work = process_of(model), Work()
@@ -131,9 +133,9 @@ def plan_and_ids(case: Case, num: int) -> tuple[Plan, SequenceIds]:
     return plan, SequenceIds.of([SeedBlock(0, 0, num)])
 
 
-def process_of(model: Transformer) -> MaskedProcess:
+def process_of(model: Denoiser) -> MaskedProcess:
     """The process over the model's vocabulary."""
-    return MaskedProcess(model.config.vocab_size, model.config.mask_id)
+    return MaskedProcess(model.spec.vocab_size, model.spec.mask_id)
 
 
 def main() -> None:
@@ -152,8 +154,13 @@ def main() -> None:
             continue
         same, fast = network(case, "float32"), network(case, "bfloat16")
         batch = options.dense_batch if case.vocab_size < 50_000 else 2
-        for model in (same, fast):  # warm up: lazy initialisation is nobody's cost
-            dense(model, case, batch, 1)
+        compiled = {
+            "events_bf16": fast,
+            "events_compiled": Compiled(same),
+            "events_bf16_compiled": Compiled(fast),
+        }
+        dense(same, case, batch, 1)  # warm up: compiling and lazy set-up are no way's cost
+        for model in (same, *compiled.values()):
             events(model, Case(case.name, case.length, 8, case.vocab_size), 8)
         found: dict[str, list[float]] = {}
         for _ in range(options.repeats):
@@ -162,11 +169,11 @@ def main() -> None:
             looped, expected = loop(same, case, options.sequences)
             if not np.array_equal(tokens, expected):
                 raise SystemExit(f"{case.name}: events and loop differ")
-            bf16, _, _ = events(fast, case, options.sequences)
             found.setdefault("dense", []).append(seconds)
             found.setdefault("loop", []).append(looped)
             found.setdefault("events", []).append(ours)
-            found.setdefault("events_bf16", []).append(bf16)
+            for way, model in compiled.items():
+                found.setdefault(way, []).append(events(model, case, options.sequences)[0])
         row = {
             "case": case.name,
             "length": case.length,
@@ -174,8 +181,10 @@ def main() -> None:
             "dense_forward_share": share,
             "forwards_per_sequence": work.forwards["H"] / options.sequences,
             "seconds_per_sequence": found,
-            "ratio_dense_events": spread(found["dense"], found["events"]),
-            "ratio_dense_events_bf16": spread(found["dense"], found["events_bf16"]),
+            **{
+                f"ratio_dense_{way}": spread(found["dense"], found[way])
+                for way in ("events", *compiled)
+            },
             "ratio_loop_events": spread(found["loop"], found["events"]),
         }
         rows.append(row)

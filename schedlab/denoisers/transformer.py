@@ -206,7 +206,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
         q, k = _rotate(qkv[:, :, :2], rotary).permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
         v = qkv[:, :, 2].transpose(1, 2)
-        if x_BLD.device.type == "cpu":
+        if x_BLD.device.type == "cpu" and torch.is_grad_enabled():
             mixed = _plain_attention(q, k, v, causal=self.causal)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
@@ -229,7 +229,9 @@ class MLP(nn.Module):
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v, faster than SDPA on CPUs for short sequences and small heads."""
+    """softmax(q k^T / sqrt(d)) v: for short sequences and small heads on CPUs faster than SDPA in
+    training. Without gradients SDPA is faster (a whole forward at L = 64 by 1.1, at 128 by 1.3).
+    """
     scores = (q @ k.transpose(-1, -2)) * (1.0 / math.sqrt(q.shape[-1]))  # (B, H, L, L)
     if causal:
         L = scores.shape[-1]

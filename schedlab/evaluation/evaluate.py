@@ -129,7 +129,7 @@ def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None)
         scorer=lab.scorer.fingerprint,
         prompts=prompts.digest_of(block) if prompts is not None else None,
         precision=lab.precision,
-        device=lab.device_kind,
+        device=lab.kernels,
         engine=ENGINE_VERSION,
         metrics=metric_versions(),
     )

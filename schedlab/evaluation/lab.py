@@ -15,6 +15,7 @@ from schedlab.metrics.samples import Scorer
 from schedlab.metrics.scorers import load_scorer
 from schedlab.plan.lab_config import LabConfig
 from schedlab.processes import MaskedProcess
+from schedlab.sampling.compiled import Compiled
 from schedlab.text.tokenizer import Tokenizer
 
 SHARED_FIELDS = ("vocab_size", "mask_id", "max_length", "prediction")
@@ -48,6 +49,7 @@ class Lab:
         scorer: scores the texts.
         precision: dtype of the denoisers, for the record.
         device: where the denoisers are, such as `cpu` or `cuda`.
+        compiled: whether they run compiled.
 
     Raises:
         InputError: parts that do not fit together; the message names the field.
@@ -59,6 +61,7 @@ class Lab:
     scorer: Scorer
     precision: str = "float32"
     device: str = "cpu"
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if not self.denoisers:
@@ -94,13 +97,18 @@ class Lab:
             "scorer": self.scorer.fingerprint,
             "scorer_name": self.scorer.name,
             "precision": self.precision,
-            "device": self.device_kind,
+            "device": self.kernels,
         }
 
     @property
     def device_kind(self) -> str:
-        """`cpu` or `cuda`: part of what a stored evaluation depends on."""
+        """`cpu` or `cuda`."""
         return torch.device(self.device).type
+
+    @property
+    def kernels(self) -> str:
+        """What rounds, such as `cpu` or `cuda compiled`: part of a stored evaluation's key."""
+        return f"{self.device_kind} compiled" if self.compiled else self.device_kind
 
 
 def build_lab(config: LabConfig) -> Lab:
@@ -119,7 +127,7 @@ def build_lab(config: LabConfig) -> Lab:
             raise InputError(
                 f"denoiser {role}: {location} is autoregressive; name a masked diffusion denoiser"
             )
-        denoisers[role] = model
+        denoisers[role] = Compiled(model) if config.compile else model
     spec = next(iter(denoisers.values())).spec
     return Lab(
         denoisers=denoisers,
@@ -128,6 +136,7 @@ def build_lab(config: LabConfig) -> Lab:
         scorer=load_scorer(config.scorer, tokenizer=tokenizer, device=device),
         precision=precision,
         device=device,
+        compiled=config.compile,
     )
 
 

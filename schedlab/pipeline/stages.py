@@ -48,6 +48,7 @@ from schedlab.results.environment_file import (
     package_versions,
 )
 from schedlab.results.importance_file import ImportanceFile
+from schedlab.sampling.compiled import Compiled
 from schedlab.search.additive import StepCosts, step_costs
 from schedlab.search.proposals import propose
 from schedlab.search.run import Context, search
@@ -271,9 +272,10 @@ def check_unchanged(lab: Lab, folder: RunFolder) -> None:
 
 def _num_parameters(denoiser: Denoiser) -> int:
     """Weights of a network; tables have none."""
-    if not isinstance(denoiser, torch.nn.Module):
+    network = denoiser.inner if isinstance(denoiser, Compiled) else denoiser
+    if not isinstance(network, torch.nn.Module):
         return 0
-    return sum(weight.numel() for weight in denoiser.parameters())
+    return sum(weight.numel() for weight in network.parameters())
 
 
 def _costs(run: Run) -> list[StepCosts]:

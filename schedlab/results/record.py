@@ -51,7 +51,7 @@ class Identity(Record):
         tokenizer, scorer: fingerprints.
         prompts: digest of the block's given prefixes; None for unconditional samples.
         precision: dtype of the networks.
-        device: kind of device, such as `cpu` or `cuda`.
+        device: what rounds, such as `cpu`, `cuda` or `cpu compiled`.
         engine: version of the sampling engine.
         metrics: version of every per-sequence metric.
     """
