@@ -75,6 +75,12 @@ def _ancestral(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
     return 1.0 - (1.0 - share_T) ** num_free, share_T * num_free
 
 
+def _first_hitting(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    """Every position has a forward of its own, in the span of time that its step stands for."""
+    _, revealed_T = _ancestral(plan, num_free)
+    return revealed_T, revealed_T
+
+
 def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
     due_T1 = np.arange(plan.num_steps + 1) * num_free // plan.num_steps
     revealed_T = np.diff(due_T1).astype(np.float64)
@@ -84,5 +90,6 @@ def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
 STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
     "ancestral": _ancestral,
     "random_order": _random_order,
+    "first_hitting": _first_hitting,
 }
 """By policy: expected forwards and revealed positions per step, float64 (T,) each."""

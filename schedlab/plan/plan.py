@@ -42,7 +42,7 @@ class Decoding(Record):
 class PolicySpec(Record):
     """A timestep policy by name, with its parameters (see `schedlab.policies`)."""
 
-    name: Literal["ancestral", "random_order"] = "ancestral"
+    name: Literal["ancestral", "random_order", "first_hitting"] = "ancestral"
     parameters: dict[str, Scalar] = {}
 
 

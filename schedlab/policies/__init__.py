@@ -13,8 +13,14 @@ TIMESTEP_POLICIES: dict[str, type[TimestepPolicy]] = {
 }
 
 
+FIRST_HITTING = "first_hitting"
+"""Continuous time: no steps to decide anything at, see `schedlab.sampling.timetable`."""
+
+
 def timestep_policy(name: str, parameters: dict[str, Any]) -> TimestepPolicy:
     """The policy of that name with these parameters."""
+    if name == FIRST_HITTING:
+        raise InputError(f"policy {name!r} has no steps; it runs in the event sampler only")
     if name not in TIMESTEP_POLICIES:
         raise InputError(f"policy {name!r} is unknown; known: {sorted(TIMESTEP_POLICIES)}")
     policy = TIMESTEP_POLICIES[name]
@@ -28,6 +34,7 @@ def timestep_policy(name: str, parameters: dict[str, Any]) -> TimestepPolicy:
 
 
 __all__ = [
+    "FIRST_HITTING",
     "TIMESTEP_POLICIES",
     "Ancestral",
     "RandomOrder",

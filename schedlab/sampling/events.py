@@ -34,12 +34,12 @@ from torch import Tensor
 from schedlab.denoisers.base import Denoiser
 from schedlab.errors import InputError
 from schedlab.plan import Plan
-from schedlab.processes import MaskedProcess, time_grid
+from schedlab.processes import MaskedProcess
 from schedlab.sampling.draw import draw_tokens
 from schedlab.sampling.forwards import call_rows, features_of
 from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import check_roles, start
-from schedlab.sampling.timetable import Events, events_of, reveal_steps
+from schedlab.sampling.timetable import Events, timetables
 
 IntArray = NDArray[np.int64]
 
@@ -139,8 +139,7 @@ class _Family:
     roles: tuple[str, ...]
     role_NT: NDArray[np.int64]
     version_T: IntArray
-    grid_T1: NDArray[np.float64]
-    step_BL: IntArray
+    timetables: list[Events]
     z_BL: Tensor
 
 
@@ -165,8 +164,7 @@ def _families(
                 roles=roles,
                 role_NT=role_NT,
                 version_T=np.concatenate([[0], changes_T.cumsum()]),
-                grid_T1=time_grid(plan.time_grid, plan.num_steps).numpy(),
-                step_BL=reveal_steps(plan, process, state),
+                timetables=timetables(plan, process, state),
                 z_BL=state.z_BL,
             )
         )
@@ -287,7 +285,7 @@ class _Engine:
         return _Lane(
             family=family,
             sequence=sequence,
-            events=events_of(family.step_BL[sequence], family.plan.num_steps),
+            events=family.timetables[sequence],
             event=0,
             rows_U=row_1,
             text_N=np.zeros(len(family.plans), dtype=np.int64),
@@ -364,7 +362,7 @@ class _Engine:
         denoiser = self.denoisers[role]
         count = [len(ready.place_R) for ready in batch]
         row_R = np.concatenate([ready.lane.rows_U[ready.place_R] for ready in batch])
-        t_R = np.repeat([ready.lane.family.grid_T1[ready.lane.step] for ready in batch], count)
+        t_R = np.repeat([ready.lane.events.t_E[ready.lane.event] for ready in batch], count)
         sequence_R = np.repeat([ready.lane.sequence for ready in batch], count)
         # Every row of a lane reveals the lane's positions.
         width = [len(ready.lane.positions_M) for ready in batch]

@@ -5,6 +5,11 @@ revealed does not depend on the prediction"; arXiv 2406.07524, Eq. 6), so a sequ
 timetable follows from its reveal uniforms and the policy. An *event* is a step at which a sequence
 reveals something; only events need a forward.
 
+`first_hitting` is the continuous-time chain (arXiv 2409.02908): position i is revealed alone, at
+the time t_i with alpha(t_i) = u_i. These are the reveal times of all grids as T grows, so plans of
+both kinds share their noise; in the order of time they are the paper's tau u^(1 / n) at a
+uniformly chosen position. The model schedule's T steps are T equal spans of time.
+
 Legend: B sequences, L positions, E events of a sequence, T steps.
 """
 
@@ -17,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from schedlab.plan import Plan
-from schedlab.policies import StepView, timestep_policy
+from schedlab.policies import FIRST_HITTING, StepView, timestep_policy
 from schedlab.processes import MaskedProcess, alpha, time_grid
 from schedlab.sampling.sampler import State
 
@@ -27,15 +32,30 @@ class Events:
     """The events of one sequence, in order.
 
     Args:
-        step_E: denoising step of every event, int64.
+        step_E: denoising step of every event, int64: which denoiser runs.
+        t_E: noise level that the denoiser is told, float64.
         positions: what each event reveals, int64, E arrays.
     """
 
     step_E: NDArray[np.int64]
+    t_E: NDArray[np.float64]
     positions: tuple[NDArray[np.int64], ...]
 
     def __len__(self) -> int:
         return len(self.step_E)
+
+
+def timetables(plan: Plan, process: MaskedProcess, state: State) -> list[Events]:
+    """The events of every sequence of a state before step 0."""
+    if plan.policy.name == FIRST_HITTING:
+        masked_BL = (state.z_BL == process.mask_id).cpu().numpy()
+        uniform_BL = state.reveal_uniform_BL.cpu().numpy()
+        return [
+            _one_by_one(uniform_L, masked_L, plan.num_steps)
+            for uniform_L, masked_L in zip(uniform_BL, masked_BL, strict=True)
+        ]
+    grid_T1 = time_grid(plan.time_grid, plan.num_steps).numpy()
+    return [_by_step(step_L, grid_T1) for step_L in reveal_steps(plan, process, state)]
 
 
 def reveal_steps(plan: Plan, process: MaskedProcess, state: State) -> NDArray[np.int64]:
@@ -54,8 +74,18 @@ def reveal_steps(plan: Plan, process: MaskedProcess, state: State) -> NDArray[np
     return step_BL.cpu().numpy()
 
 
-def events_of(step_L: NDArray[np.int64], num_steps: int) -> Events:
-    """A sequence's events from the reveal steps of its positions."""
-    order_N = np.argsort(step_L, kind="stable")[: int((step_L < num_steps).sum())]
+def _by_step(step_L: NDArray[np.int64], grid_T1: NDArray[np.float64]) -> Events:
+    order_N = np.argsort(step_L, kind="stable")[: int((step_L < len(grid_T1) - 1).sum())]
     step_E, first_E = np.unique(step_L[order_N], return_index=True)
-    return Events(step_E, tuple(np.split(order_N, first_E[1:])) if len(step_E) else ())
+    positions = tuple(np.split(order_N, first_E[1:])) if len(step_E) else ()
+    return Events(step_E, grid_T1[step_E], positions)
+
+
+def _one_by_one(
+    uniform_L: NDArray[np.float64], masked_L: NDArray[np.bool_], num_steps: int
+) -> Events:
+    """alpha_t = 1 - t, so u_i = alpha(t_i) at t_i = 1 - u_i; the smallest u_i comes first."""
+    order_E = np.argsort(np.where(masked_L, uniform_L, np.inf), kind="stable")[: masked_L.sum()]
+    u_E = uniform_L[order_E]
+    step_E = np.minimum((u_E * num_steps).astype(np.int64), num_steps - 1)
+    return Events(step_E, 1.0 - u_E, tuple(order_E[:, None]))

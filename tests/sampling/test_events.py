@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
+from schedlab.denoisers.oracle import OracleDenoiser, ToyWorld, sequence_index
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
@@ -153,6 +155,34 @@ def test_swapping_a_denoiser_for_itself_makes_no_forward_more() -> None:
     list(sample_events(plans[:1], denoisers, PROCESS, ids_of(16), work=alone))
     assert work.forwards["H"] == alone.forwards["H"]
     assert 0 < work.forwards["L"] < 0.5 * work.forwards["H"]
+
+
+def test_first_hitting_reveals_one_position_at_a_time_and_is_exact() -> None:
+    """Continuous time with an exact denoiser draws the exact distribution (false alarms: 1e-4)."""
+    world = ToyWorld.random(num_real=3, length=3, seed=0)
+    process = MaskedProcess(world.vocab_size, world.mask_id)
+    plan = Plan(
+        length=3, model_schedule=ModelSchedule.parse("H4"), policy=PolicySpec(name="first_hitting")
+    )
+    num, work = 20_000, Work()
+    z = torch.empty((num, 3), dtype=torch.int64)
+    denoisers = {"H": OracleDenoiser(world)}
+    for found in sample_events([plan], denoisers, process, ids_of(num), work=work):
+        z[found.sequence] = torch.from_numpy(found.tokens_UL[0]).long()
+    assert work.forwards == {"H": 3 * num}
+    counts_X = torch.bincount(sequence_index(z, world.num_real), minlength=27).numpy()
+    assert stats.chisquare(counts_X, world.probs_X.numpy() * num).pvalue > 1e-4
+    with pytest.raises(InputError, match="event sampler only"):
+        sample(plan, denoisers, process, ids_of(2))
+
+
+def test_the_events_of_a_fine_grid_are_those_of_first_hitting() -> None:
+    """Reveal times are common, so with the same order and roles the tokens are too."""
+    schedule = ModelSchedule.from_assignment("HLMH", 4)
+    fine = ModelSchedule.from_assignment("HLMH", 40_000)
+    one = Plan(length=LENGTH, model_schedule=schedule, policy=PolicySpec(name="first_hitting"))
+    grid = by_events([Plan(length=LENGTH, model_schedule=fine)], 4)
+    np.testing.assert_array_equal(by_events([one], 4), grid)
 
 
 def test_sequences_come_in_order_as_far_as_memory_is_short() -> None:
