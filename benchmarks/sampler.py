@@ -142,7 +142,7 @@ def main() -> None:
     """Time all ways in all cases and write one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=16, help="of the event sampler")
-    parser.add_argument("--dense-batch", type=int, default=8)
+    parser.add_argument("--dense-batch", type=int, default=16)
     parser.add_argument("--dense-steps", type=int, default=6, help="timed per repeat")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", type=int, nargs="*", help="cases by number")
@@ -153,7 +153,7 @@ def main() -> None:
         if options.only and number not in options.only:
             continue
         same, fast = network(case, "float32"), network(case, "bfloat16")
-        batch = options.dense_batch if case.vocab_size < 50_000 else 2
+        batch = options.dense_batch if case.vocab_size < 50_000 else 4
         compiled = {
             "events_bf16": fast,
             "events_compiled": Compiled(same),

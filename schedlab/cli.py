@@ -222,6 +222,27 @@ def search(
 
 
 @app.command()
+def estimate(job: JobFile, as_json: AsJson = False) -> None:
+    """Predict what a search will take, from a few seconds of timing; runs nothing else."""
+    from schedlab.job import load_job
+    from schedlab.pipeline import estimate_job
+
+    found = estimate_job(load_job(job))
+    rows = [
+        ("schedules", f"{found.plans:,}, {found.sequences:,} sequences each"),
+        *(
+            (f"forwards of {role}", f"{number:,.0f} of one sequence")
+            for role, number in sorted(found.forwards.items())
+        ),
+        ("FLOPs", f"{found.flops:.3g}"),
+        ("analysis", f"{found.analysis_seconds:,.0f} s"),
+        ("search", f"{found.search_seconds:,.0f} s"),
+        ("in all", f"{found.seconds / 60:,.1f} min on this machine as loaded now"),
+    ]
+    _show(found, _table(rows), as_json=as_json)
+
+
+@app.command()
 def resume(ctx: typer.Context, run: RunFolder, as_json: AsJson = False) -> None:
     """Go on with whatever is missing in a run folder."""
     from schedlab.pipeline import resume as resume_run

@@ -269,6 +269,19 @@ def test_a_message_cannot_steer_the_terminal(run: Run) -> None:
     assert "\x1b" not in result.stderr
 
 
+def test_an_estimate_is_made_before_anything_is_run(run: Run, tmp_path: Path) -> None:
+    write_models(tmp_path)
+    write_corpus(tmp_path / "corpus.txt")
+    job = write_job(tiny_job(tmp_path), tmp_path / "job.toml")
+    result = run("--quiet", "estimate", job, "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["plans"] >= 6 and found["sequences"] == 8
+    assert found["forwards"]["H"] > 0 and found["flops"] > 0
+    assert found["search_seconds"] > 0 and found["analysis_seconds"] > 0
+    assert not (tmp_path / "run").exists()
+
+
 # What works
 
 

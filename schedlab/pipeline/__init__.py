@@ -10,6 +10,7 @@ Stages are imported where they are run: looking at a folder loads no torch.
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +24,14 @@ from schedlab.pipeline.status import RunStatus, status
 from schedlab.search.proposals import check_size
 
 if TYPE_CHECKING:
+    from schedlab.pipeline.calibration import Estimate
     from schedlab.pipeline.stages import Run
 
 __all__ = [
     "DemoPaths",
     "RunStatus",
     "demo_job",
+    "estimate_job",
     "resume",
     "run_analyze",
     "run_demo",
@@ -95,6 +98,23 @@ def resume(run_dir: PathLike) -> Path:
     if status(run_dir).complete:
         return folder.path
     return _run(folder.job, run_dir, folder.state.stages)
+
+
+def estimate_job(job: Job | PathLike) -> Estimate:
+    """Predict forwards, FLOPs and seconds of `run_search` by timing a little of it.
+
+    Raises:
+        InputError: the job or what it names does not fit.
+        BudgetError: the job asks for more plans than it allows.
+    """
+    from schedlab.pipeline import calibration
+    from schedlab.pipeline.stages import Run
+
+    loaded = _loaded(job)
+    check_size(loaded)
+    with tempfile.TemporaryDirectory() as folder, reporter() as progress:
+        run = Run(loaded, RunFolder(folder), progress)
+        return calibration.estimate(run, calibration.measure(run))
 
 
 def run_demo(

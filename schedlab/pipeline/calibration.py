@@ -1,7 +1,9 @@
-"""Sizing a job to a time budget: time a little of everything, then choose how much of it to do.
+"""What a job will take, and how large it may be: time a little of everything first.
 
-Nothing here changes what is estimated, only how many sequences it is estimated from; what was
-chosen stands in the run folder's job file. Times are of this machine as loaded as it is now.
+The search is timed by sampling all plans that it will look at on a few sequences of seeds that
+nothing else uses: forwards that plans share, and states that turn out equal, are in the figure.
+Nothing here changes what is estimated, only how many sequences it is estimated from. Times are of
+this machine as loaded as it is now.
 """
 
 from __future__ import annotations
@@ -9,19 +11,21 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.evaluation.evaluator import Evaluator
-from schedlab.evaluation.prefix_tree import steps_to_run
+from schedlab.files import Record
 from schedlab.importance import analyze
 from schedlab.job import Job
 from schedlab.pipeline.stages import Run
-from schedlab.plan import ModelSchedule
-from schedlab.results import Store, seed_blocks
+from schedlab.plan import ModelSchedule, Plan
+from schedlab.results import SeedBlock, Store, seed_blocks
+from schedlab.sampling import SequenceIds, Work, sample_events
 from schedlab.search.additive import StepCosts
 from schedlab.search.proposals import propose
 
@@ -31,6 +35,8 @@ ANALYSIS_SHARE = 0.3
 # What the analysis is timed on: windows, trajectories, swapped trajectories.
 _PROBE = (4, 4, 2)
 _FRESH_PLANS = 18
+_SEARCH_PROBE = 2  # sequences that all plans are sampled on
+_GP_SECONDS = 1.5  # of proposing, per trial
 _STATISTICS_SECONDS = 0.05
 CALIBRATION_SEED = 2**62 + 1
 
@@ -40,26 +46,95 @@ class Timings:
     """Seconds that things take on this machine.
 
     Args:
-        step: one denoising step of one block of sequences, by role.
+        sequence: sampling all plans of the search on one sequence.
+        alone: sampling the heavy plan by itself on one sequence.
         record: scoring and storing one block of one plan.
         window: the analysis of one held-out window.
         trajectory: of one trajectory of the heavy sampler.
         swap: of one trajectory with every segment swapped in turn.
         fixed: the analysis of any number of sequences, beside those.
+        forwards: by role, forwards of all plans of the search on one sequence.
     """
 
-    step: Mapping[str, float]
+    sequence: float
+    alone: float
     record: float
     window: float
     trajectory: float
     swap: float
     fixed: float = 0.0
+    forwards: Mapping[str, float] = field(default_factory=dict)
 
 
 def measure(run: Run) -> Timings:
-    """Time one block of the two constant schedules, and a small analysis: some seconds."""
+    """Time the search on a few sequences, and a small analysis: some seconds."""
     run.reporter.stage("timing this machine")
     return Timings(**_time_sampling(run), **_time_analysis(run))
+
+
+class Estimate(Record):
+    """What a job will take.
+
+    Args:
+        plans: schedules that the search looks at, proposals of Optuna included.
+        sequences: per schedule, and again per re-measured one.
+        forwards: by role, of one sequence each, in search and re-measurement.
+        flops: of those, heads included.
+        analysis_seconds, search_seconds: on this machine as loaded now.
+    """
+
+    plans: int
+    sequences: int
+    fresh_sequences: int
+    forwards: dict[str, float]
+    flops: float
+    analysis_seconds: float
+    search_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """In all."""
+        return self.analysis_seconds + self.search_seconds
+
+
+def estimate(run: Run, timings: Timings) -> Estimate:
+    """Extrapolate what was timed to the whole job.
+
+    Proposals of Optuna count as runs of the heavy plan by themselves: at most that.
+    """
+    job, table = run.job, run.job.search
+    plans = likely_plans(job)
+    fresh = table.fresh_sequences or table.num_sequences
+    alone = table.trials * table.num_sequences + _FRESH_PLANS * fresh
+    forwards = {role: table.num_sequences * n for role, n in timings.forwards.items()}
+    heavy = job.plan.heavy
+    busy = job.plan.num_steps * (1 - (1 - 1 / job.plan.num_steps) ** job.plan.length)
+    forwards[heavy] = forwards.get(heavy, 0.0) + alone * busy
+    specs = {role: run.lab.denoisers[role].spec for role in forwards}
+    # Every position of every sequence of every plan needs the head once at most.
+    heads = (len(plans) * table.num_sequences + alone) * job.plan.length
+    flops = sum(n * block_flops(specs[role], job.plan.length) for role, n in forwards.items())
+    analysis, search = _seconds(job, timings, num_workers=run.num_workers)
+    return Estimate(
+        plans=len(plans) + table.trials,
+        sequences=table.num_sequences,
+        fresh_sequences=fresh,
+        forwards=forwards,
+        flops=flops + heads * head_flops(specs[heavy]),
+        analysis_seconds=analysis if table.additive else 0.0,
+        search_seconds=search,
+    )
+
+
+def likely_plans(job: Job) -> list[Plan]:
+    """The plans of a search, with any two orders of the steps for those that an analysis sorts."""
+    ramp = np.linspace(0.0, 1.0, job.plan.num_steps)
+    light = job.plan.light
+    orders = [
+        StepCosts(job.plan.heavy, {light: tuple(ramp)}, "loss_gap"),
+        StepCosts(job.plan.heavy, {light: tuple(np.sin(40 * ramp))}, "path_kl"),
+    ]
+    return [job.plan.plan(schedule) for schedule in propose(job, orders)]
 
 
 def size(job: Job, timings: Timings, seconds: float, *, num_workers: int = 1) -> Job:
@@ -94,61 +169,73 @@ def size(job: Job, timings: Timings, seconds: float, *, num_workers: int = 1) ->
 
 def estimate_seconds(job: Job, timings: Timings, *, num_workers: int = 1) -> float:
     """How long analysis and search of a job will take, roughly."""
+    return sum(_seconds(job, timings, num_workers=num_workers))
+
+
+def _seconds(job: Job, timings: Timings, *, num_workers: int) -> tuple[float, float]:
+    """Seconds of the analysis and of the search."""
     table = job.analyze
     analysis = (
-        table.num_windows * timings.window
+        timings.fixed
+        + table.num_windows * timings.window
         + table.sampled_sequences * timings.trajectory
         + table.propagation_sequences * timings.swap
     )
     per_block, once = _search_seconds(job, timings)
-    return timings.fixed + analysis + once + per_block * -(-len(job.blocks()) // num_workers)
+    rounds = -(-len(job.blocks()) // num_workers)
+    trials = job.search.trials * (job.search.num_sequences * timings.alone + _GP_SECONDS)
+    return analysis, once + per_block * rounds + trials / num_workers
 
 
 def _search_seconds(job: Job, timings: Timings) -> tuple[float, float]:
-    """Seconds of a search per block of sequences, and once."""
-    # The analysis is not done yet: any two different orders of the steps give as many plans.
-    ramp = np.linspace(0.0, 1.0, job.plan.num_steps)
-    light = job.plan.light
-    orders = [
-        StepCosts(job.plan.heavy, {light: tuple(ramp)}, "loss_gap"),
-        StepCosts(job.plan.heavy, {light: tuple(np.sin(40 * ramp))}, "path_kl"),
-    ]
-    plans = [job.plan.plan(schedule) for schedule in propose(job, orders)]
-    dearest = max(timings.step.values())
-    per_block = sum(
-        count * timings.step.get(role, dearest) for role, count in steps_to_run(plans).items()
-    )
-    per_block += _FRESH_PLANS * job.plan.num_steps * dearest
-    per_block += (len(plans) + _FRESH_PLANS) * timings.record
-    return per_block, len(plans) * _STATISTICS_SECONDS
+    """Seconds of a search per block of sequences, and once; proposals of Optuna left out."""
+    num_plans, size = len(likely_plans(job)), job.search.block_size
+    per_block = size * (timings.sequence + _FRESH_PLANS * timings.alone)
+    per_block += (num_plans + _FRESH_PLANS) * timings.record
+    return per_block, num_plans * _STATISTICS_SECONDS
 
 
 def _time_sampling(run: Run) -> dict[str, Any]:
-    """Seconds per step and record, in one thread if that is how workers will run."""
-    job, roles = run.job, (run.job.plan.heavy, run.job.plan.light)
-    plans = [job.plan.plan(ModelSchedule.constant(role, job.plan.num_steps)) for role in roles]
-    block_size = job.search.block_size
-    blocks = seed_blocks(CALIBRATION_SEED, block_size, block_size)
+    """Seconds of sampling and of records, in one thread if that is how workers will run."""
+    job = run.job
+    plans, heavy = (
+        likely_plans(job),
+        job.plan.plan(ModelSchedule.constant(job.plan.heavy, job.plan.num_steps)),
+    )
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if run.num_workers > 1 else threads)
+        _sampling_seconds(run, plans[:1], 1, Work())  # lazy set-up is done once
+        work = Work()
+        sequence = _sampling_seconds(run, plans, _SEARCH_PROBE, work)
+        size = job.search.block_size
+        alone = _sampling_seconds(run, [heavy], size, Work())
         with tempfile.TemporaryDirectory() as folder:
             evaluator = Evaluator(run.lab, Store(folder), prompts=run.prompts)
-            warm_up = job.plan.plan(ModelSchedule.constant(job.plan.light, 2))
-            evaluator([warm_up], blocks)
             begin = time.perf_counter()
-            measured = evaluator(plans, blocks)
+            evaluator([heavy], seed_blocks(CALIBRATION_SEED, size, size))
             elapsed = time.perf_counter() - begin
     finally:
         torch.set_num_threads(threads)
-    sampling = [float(measurement.seconds_S.sum()) for measurement in measured]
     return {
-        "step": {
-            role: seconds / job.plan.num_steps
-            for role, seconds in zip(roles, sampling, strict=True)
-        },
-        "record": max(0.0, elapsed - sum(sampling)) / len(plans),
+        "sequence": sequence,
+        "alone": alone,
+        "record": max(0.0, elapsed - size * alone),
+        "forwards": {role: n / _SEARCH_PROBE for role, n in work.forwards.items()},
     }
+
+
+def _sampling_seconds(run: Run, plans: list[Plan], num: int, work: Work) -> float:
+    """Seconds per sequence of sampling plans on `num` sequences."""
+    ids = SequenceIds.of([SeedBlock(CALIBRATION_SEED, 0, num)], device=run.lab.device)
+    prefix_BP = None
+    if run.prompts is not None:
+        prefix_BP = torch.from_numpy(run.prompts.of_block(SeedBlock(0, 0, num)))
+        prefix_BP = prefix_BP.to(run.lab.device)
+    lab, begin = run.lab, time.perf_counter()
+    for _ in sample_events(plans, lab.denoisers, lab.process, ids, prefix_BP, work=work):
+        pass
+    return (time.perf_counter() - begin) / num
 
 
 def _time_analysis(run: Run) -> dict[str, Any]:
