@@ -23,6 +23,7 @@ import torch
 
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.lab import Lab
+from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics import Samples, compute_all, metric_versions
 from schedlab.metrics.cost import role_costs
@@ -90,8 +91,13 @@ def run_missing(
     store: Store,
     prompts: Prompts | None = None,
     progress: Progress | None = None,
+    work: Work | None = None,
 ) -> None:
-    """Run and store what the store does not hold; `evaluate` without the merging."""
+    """`evaluate` without the merging: run and store what the store does not hold.
+
+    What is really run is counted in `work`.
+    """
+    work = work or Work()
     _check(plans, blocks, lab, prompts)
     identities = {
         (plan, block): identity_of(plan, block, lab, prompts)
@@ -113,7 +119,7 @@ def run_missing(
 
     told(0)
     for group, group_blocks in _groups(missing):
-        for record in _run_group(group, group_blocks, identities, lab, prompts, told):
+        for record in _run_group(group, group_blocks, identities, lab, prompts, told, work):
             store.put(record)
             done += 1
             told(0)
@@ -156,6 +162,7 @@ def _run_group(
     lab: Lab,
     prompts: Prompts | None,
     told: Callable[[float], None],
+    work: Work,
 ) -> Iterator[BlockRecord]:
     """Records of all plans on all blocks, block by block."""
     prefix_BP = None
@@ -165,11 +172,20 @@ def _run_group(
     block_B = np.repeat(np.arange(len(blocks)), [block.size for block in blocks])
     first_of = np.cumsum([0, *(block.size for block in blocks)])
     num_families = len({plan.family_digest for plan in plans})
-    work = Work()
+    stored, before = 0, sum(work.forwards.values())
+    # At most: states that turn out equal save the rest, and progress jumps at the end. A sequence
+    # has an event at a step with this probability.
+    step_share = 1 - (1 - 1 / plans[0].num_steps) ** plans[0].length
+    most = sum(steps_to_run(plans).values()) * len(block_B) * step_share
+
+    def sampled() -> None:
+        share = min(1.0, (sum(work.forwards.values()) - before) / most)
+        told(max(0.0, share * len(plans) * len(blocks) - stored))
+
     found_of: dict[int, list[Sampled]] = {}
     for found in sample_events(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
-        work=work,
+        work=work, progress=sampled,
     ):  # fmt: skip
         number = int(block_B[found.sequence])
         found_of.setdefault(number, []).append(found)
@@ -177,9 +193,7 @@ def _run_group(
             own = sorted(found_of.pop(number), key=lambda one: (one.sequence, one.plans))
             block, first = blocks[number], int(first_of[number])
             yield from _records(plans, block, first, own, work, identities, lab, prompts)
-        else:
-            lanes = [(n, one) for n, own in found_of.items() for one in own]
-            told(sum(len(one.plans) / blocks[n].size for n, one in lanes))
+            stored += len(plans)
 
 
 def _records(

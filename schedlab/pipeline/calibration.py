@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from schedlab.denoisers.cost import block_flops, head_flops
-from schedlab.evaluation.evaluator import Evaluator
+from schedlab.evaluation.evaluate import run_missing
 from schedlab.files import Record
 from schedlab.importance import analyze
 from schedlab.job import Job
 from schedlab.pipeline.stages import Run
 from schedlab.plan import ModelSchedule, Plan
-from schedlab.results import SeedBlock, Store, seed_blocks
+from schedlab.results import SeedBlock, Store
 from schedlab.sampling import SequenceIds, Work, sample_events
 from schedlab.search.additive import StepCosts
 from schedlab.search.proposals import propose
@@ -34,10 +34,11 @@ MIN_WINDOWS, MAX_WINDOWS = 64, 512
 ANALYSIS_SHARE = 0.3
 # What the analysis is timed on: windows, trajectories, swapped trajectories.
 _PROBE = (4, 4, 2)
-_FRESH_PLANS = 18
+_FRESH_PLANS = 14
+_RECORDS_PROBE = 4  # plans that are scored together
 _SEARCH_PROBE = 2  # sequences that all plans are sampled on
 _GP_SECONDS = 1.5  # of proposing, per trial
-_STATISTICS_SECONDS = 0.05
+_STATISTICS_SECONDS = 0.02
 CALIBRATION_SEED = 2**62 + 1
 
 
@@ -47,7 +48,7 @@ class Timings:
 
     Args:
         sequence: sampling all plans of the search on one sequence.
-        alone: sampling the heavy plan by itself on one sequence.
+        alone: sampling a plan by itself on one sequence, the mean of all heavy and all light.
         record: scoring and storing one block of one plan.
         window: the analysis of one held-out window.
         trajectory: of one trajectory of the heavy sampler.
@@ -100,16 +101,16 @@ class Estimate(Record):
 def estimate(run: Run, timings: Timings) -> Estimate:
     """Extrapolate what was timed to the whole job.
 
-    Proposals of Optuna count as runs of the heavy plan by themselves: at most that.
+    Proposals of Optuna and re-measured plans count as half heavy and half light.
     """
     job, table = run.job, run.job.search
     plans = likely_plans(job)
     fresh = table.fresh_sequences or table.num_sequences
     alone = table.trials * table.num_sequences + _FRESH_PLANS * fresh
     forwards = {role: table.num_sequences * n for role, n in timings.forwards.items()}
-    heavy = job.plan.heavy
     busy = job.plan.num_steps * (1 - (1 - 1 / job.plan.num_steps) ** job.plan.length)
-    forwards[heavy] = forwards.get(heavy, 0.0) + alone * busy
+    for role in (job.plan.heavy, job.plan.light):
+        forwards[role] = forwards.get(role, 0.0) + alone * busy / 2
     specs = {role: run.lab.denoisers[role].spec for role in forwards}
     # Every position of every sequence of every plan needs the head once at most.
     heads = (len(plans) * table.num_sequences + alone) * job.plan.length
@@ -120,7 +121,7 @@ def estimate(run: Run, timings: Timings) -> Estimate:
         sequences=table.num_sequences,
         fresh_sequences=fresh,
         forwards=forwards,
-        flops=flops + heads * head_flops(specs[heavy]),
+        flops=flops + heads * head_flops(specs[job.plan.heavy]),
         analysis_seconds=analysis if table.additive else 0.0,
         search_seconds=search,
     )
@@ -198,31 +199,50 @@ def _search_seconds(job: Job, timings: Timings) -> tuple[float, float]:
 def _time_sampling(run: Run) -> dict[str, Any]:
     """Seconds of sampling and of records, in one thread if that is how workers will run."""
     job = run.job
-    plans, heavy = (
-        likely_plans(job),
-        job.plan.plan(ModelSchedule.constant(job.plan.heavy, job.plan.num_steps)),
-    )
+    plans, size = likely_plans(job), job.search.block_size
+    constant = {
+        role: job.plan.plan(ModelSchedule.constant(role, job.plan.num_steps))
+        for role in dict.fromkeys((*job.search_roles, job.plan.light))
+    }
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if run.num_workers > 1 else threads)
         _sampling_seconds(run, plans[:1], 1, Work())  # lazy set-up is done once
-        work = Work()
-        sequence = _sampling_seconds(run, plans, _SEARCH_PROBE, work)
-        size = job.search.block_size
-        alone = _sampling_seconds(run, [heavy], size, Work())
-        with tempfile.TemporaryDirectory() as folder:
-            evaluator = Evaluator(run.lab, Store(folder), prompts=run.prompts)
-            begin = time.perf_counter()
-            evaluator([heavy], seed_blocks(CALIBRATION_SEED, size, size))
-            elapsed = time.perf_counter() - begin
+        work, few = Work(), Work()
+        alone = {
+            role: _sampling_seconds(run, [plan], size, work) for role, plan in constant.items()
+        }
+        _sampling_seconds(run, plans, _SEARCH_PROBE, few)
+        scored = plans[:: max(1, len(plans) // _RECORDS_PROBE)][:_RECORDS_PROBE]
+        record = _record_seconds(run, scored, size)
     finally:
         torch.set_num_threads(threads)
+    # Few sequences leave calls half empty, so only their forwards are used, at full calls' price.
+    price = {role: work.seconds[role] / n for role, n in work.forwards.items()}
+    forwards = {role: n / _SEARCH_PROBE for role, n in few.forwards.items()}
     return {
-        "sequence": sequence,
-        "alone": alone,
-        "record": max(0.0, elapsed - size * alone),
-        "forwards": {role: n / _SEARCH_PROBE for role, n in work.forwards.items()},
+        "sequence": sum(n * price[role] for role, n in forwards.items()),
+        "alone": (alone[job.plan.heavy] + alone[job.plan.light]) / 2,
+        "record": record,
+        "forwards": forwards,
     }
+
+
+def _record_seconds(run: Run, plans: list[Plan], size: int) -> float:
+    """Seconds per plan of scoring and storing a block, several plans together."""
+    work = Work()
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        run_missing(
+            plans,
+            [SeedBlock(CALIBRATION_SEED, 0, max(2, size))],
+            lab=run.lab,
+            store=Store(folder),
+            prompts=run.prompts,
+            work=work,
+        )
+        elapsed = time.perf_counter() - begin
+    return max(0.0, elapsed - sum(work.seconds.values())) / len(plans)
 
 
 def _sampling_seconds(run: Run, plans: list[Plan], num: int, work: Work) -> float:

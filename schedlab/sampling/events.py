@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,6 +99,7 @@ def sample_events(
     *,
     max_state_bytes: int = MAX_STATE_BYTES,
     work: Work | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Sampled]:
     """Run plans on sequences; every (family, sequence) once, as soon as it is finished.
 
@@ -111,6 +112,7 @@ def sample_events(
         prefix_BP: given tokens, int64 (B, P).
         max_state_bytes: memory for states beyond which no further sequence is begun.
         work: where to count.
+        progress: called after every batch.
 
     Raises:
         InputError: plans of different lengths, a role without denoiser, a prefix that does not
@@ -123,7 +125,9 @@ def sample_events(
         raise InputError("plans that are sampled together must have one length; sample in groups")
     if not plans or not len(ids):
         return
-    engine = _Engine(denoisers, process, ids, plans[0].length, max_state_bytes, work or Work())
+    engine = _Engine(
+        denoisers, process, ids, plans[0].length, max_state_bytes, work or Work(), progress
+    )
     yield from engine.run(_families(plans, process, ids, prefix_BP))
 
 
@@ -249,8 +253,10 @@ class _Engine:
         length: int,
         max_state_bytes: int,
         work: Work,
+        progress: Callable[[], None],
     ) -> None:
-        self.denoisers, self.process, self.ids, self.work = denoisers, process, ids, work
+        self.denoisers, self.process, self.ids = denoisers, process, ids
+        self.work, self.progress = work, progress
         self.device = ids.seed_B.device
         self.table = _Table(length, self.device)
         self.max_rows = max(1, max_state_bytes // (4 * length))
@@ -333,6 +339,7 @@ class _Engine:
         begin = time.perf_counter()
         self._forward(role, batch)
         self.work.add(role, size, -(-size // self.call_rows), time.perf_counter() - begin)
+        self.progress()
         for ready in batch:
             ready.lane.waiting -= len(ready.place_R)
         for lane in {id(ready.lane): ready.lane for ready in batch}.values():
