@@ -168,12 +168,11 @@ def test_a_search_killed_twice_loses_no_finished_evaluation_and_repeats_none(
 class Interrupting(Silent):
     """Ctrl-C after so many updates."""
 
-    def __init__(self, after: int) -> None:
-        self.after = after
+    def __init__(self, run: Path, after: int) -> None:
+        self.run, self.after = run, after
 
     def update(self, done: int, total: int) -> None:
-        self.after -= 1
-        if self.after == 0:
+        if len(evaluations(self.run)) == self.after:
             os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -183,7 +182,7 @@ def test_ctrl_c_leaves_a_folder_that_can_be_resumed(
     run = tmp_path / "run"
     run_analyze(search_job(world), run)
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "reporter", lambda: contextlib.nullcontext(Interrupting(7)))
+        patch.setattr(pipeline, "reporter", lambda: contextlib.nullcontext(Interrupting(run, 7)))
         with pytest.raises(KeyboardInterrupt):
             run_search(search_job(world), run)
     assert 0 < len(evaluations(run)) < len(evaluations(finished))
