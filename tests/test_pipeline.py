@@ -166,7 +166,7 @@ def test_a_search_killed_twice_loses_no_finished_evaluation_and_repeats_none(
 
 
 class Interrupting(Silent):
-    """Ctrl-C after so many updates."""
+    """Ctrl-C once so many evaluations are stored."""
 
     def __init__(self, run: Path, after: int) -> None:
         self.run, self.after = run, after

@@ -28,6 +28,7 @@ from schedlab.files import Record, canonical_json
 
 _ROTARY_BASE = 10_000.0
 _FIRST_SHIFT = 0.3
+_SHORT_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class TransformerConfig(Record):
@@ -78,6 +79,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.RMSNorm(size, eps=1e-6)
         self.head = nn.Linear(size, config.vocab_size, bias=False)
+        self._float32_head: Tensor | None = None
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw all weights: normal, the outputs of branches scaled by 1 / sqrt(2 blocks).
@@ -146,8 +148,16 @@ class Transformer(nn.Module):
         return self.norm(x_BLD)
 
     def logits(self, features_ND: Tensor) -> Tensor:
-        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V)."""
-        return self.head(features_ND)
+        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V).
+
+        Without gradients in float32 at least: bfloat16 would round a logit of 10 by up to 0.03.
+        """
+        if torch.is_grad_enabled() or self.head.weight.dtype not in _SHORT_DTYPES:
+            return self.head(features_ND)
+        weight = self._float32_head
+        if weight is None or weight.device != features_ND.device:
+            weight = self._float32_head = self.head.weight.detach().float()
+        return F.linear(features_ND.float(), weight)
 
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""

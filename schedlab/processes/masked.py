@@ -62,10 +62,20 @@ class MaskedProcess:
         The mask has probability 0 (SUBS, section 3.2.3 of MDLM). `top_p` < 1 keeps the smallest
         set of most likely tokens whose probability reaches it, after the temperature.
         """
-        scores_NV = logits_NV.to(dtype) / temperature
-        scores_NV[:, self.mask_id] = -torch.inf
-        log_probs_NV = scores_NV.log_softmax(-1)
+        log_probs_NV = self.scores(logits_NV, temperature, dtype=dtype).log_softmax(-1)
         return log_probs_NV if top_p >= 1.0 else _truncate(log_probs_NV, top_p)
+
+    def scores(
+        self,
+        logits_NV: Tensor,
+        temperature: float = 1.0,
+        *,
+        dtype: torch.dtype = torch.float64,
+    ) -> Tensor:
+        """`log_p_x` at top-p 1 up to a constant per row, which no draw depends on, (N, V)."""
+        scores_NV = logits_NV.to(dtype, copy=True).div_(temperature)
+        scores_NV[:, self.mask_id] = -torch.inf
+        return scores_NV
 
 
 def _truncate(log_probs_NV: Tensor, top_p: float) -> Tensor:

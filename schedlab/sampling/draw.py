@@ -1,6 +1,6 @@
 """Tokens at picked positions: head, softmax and a float64 Gumbel-max draw, nowhere else.
 
-Legend: R rows, L positions, D features, N picked positions, V vocabulary, C a chunk of the N.
+Legend: R rows, L positions, D features, N picked positions, V vocabulary, H and C chunks of the N.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from schedlab.processes import MaskedProcess
 from schedlab.sampling.forwards import HEAD_ROWS, logits_of
 from schedlab.sampling.noise import Purpose, SequenceIds, gumbels
 
-MAX_DRAW_ENTRIES = 1 << 23
-"""Bound on N * V in one draw: 64 MiB for each of a handful of float64 arrays."""
+MAX_HEAD_ENTRIES = 1 << 23
+"""Bound on N * V of logits at a time: 32 MiB in float32."""
+CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES = 1 << 18, 1 << 23
+"""N * V of a draw at a time: on CPUs float64 arrays that stay in the cache."""
 
 
 def draw_tokens(
@@ -42,20 +44,38 @@ def draw_tokens(
     Raises:
         SchedlabError: logits that are not finite.
     """
-    rows = max(1, MAX_DRAW_ENTRIES // process.vocab_size)
-    head_rows = min(rows, HEAD_ROWS)
-    rows -= rows % head_rows
+    head_rows = max(1, MAX_HEAD_ENTRIES // process.vocab_size // HEAD_ROWS) * HEAD_ROWS
+    entries = CPU_DRAW_ENTRIES if features_RLD.device.type == "cpu" else GPU_DRAW_ENTRIES
+    draw_rows = max(1, entries // process.vocab_size)
     tokens = []
-    for row_C, position_C in zip(row_N.split(rows), position_N.split(rows), strict=True):
-        logits_CV = logits_of(denoiser, features_RLD[row_C, position_C], size=head_rows)
-        log_probs_CV = process.log_p_x(logits_CV, decoding.temperature, decoding.top_p)
-        noise_CV = gumbels(ids_R.pick(row_C), Purpose.TOKEN, position_C, 0, process.vocab_size)
-        score_CV = noise_CV.add_(log_probs_CV)
-        best_C, token_C = score_CV.max(-1)
-        if not torch.isfinite(best_C).all():  # max propagates NaN; all -inf cannot be drawn from
-            raise SchedlabError(
-                f"denoiser {role!r} gave logits that are not finite; check its weights and"
-                " precision"
-            )
-        tokens.append(token_C)
+    for row_H, position_H in zip(row_N.split(head_rows), position_N.split(head_rows), strict=True):
+        logits_HV = logits_of(denoiser, features_RLD[row_H, position_H])
+        for logits_CV, row_C, position_C in zip(
+            logits_HV.split(draw_rows), row_H.split(draw_rows), position_H.split(draw_rows),
+            strict=True,
+        ):  # fmt: skip
+            ids_C = ids_R.pick(row_C)
+            tokens.append(_draw(logits_CV, ids_C, position_C, decoding, process, role))
     return torch.cat(tokens)
+
+
+def _draw(
+    logits_CV: Tensor,
+    ids_C: SequenceIds,
+    position_C: Tensor,
+    decoding: Decoding,
+    process: MaskedProcess,
+    role: str,
+) -> Tensor:
+    """Gumbel-max in float64, int64 (C,)."""
+    if decoding.top_p >= 1:
+        scores_CV = process.scores(logits_CV, decoding.temperature)
+    else:
+        scores_CV = process.log_p_x(logits_CV, decoding.temperature, decoding.top_p)
+    scores_CV += gumbels(ids_C, Purpose.TOKEN, position_C, 0, process.vocab_size)
+    best_C, token_C = scores_CV.max(-1)
+    if not torch.isfinite(best_C).all():  # max propagates NaN; all -inf cannot be drawn from
+        raise SchedlabError(
+            f"denoiser {role!r} gave logits that are not finite; check its weights and precision"
+        )
+    return token_C

@@ -41,9 +41,9 @@ def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     return _in_calls(partial(features_at, denoiser), size, z_RL, t_R)
 
 
-def logits_of(denoiser: Denoiser, features_ND: Tensor, *, size: int = HEAD_ROWS) -> Tensor:
+def logits_of(denoiser: Denoiser, features_ND: Tensor) -> Tensor:
     """Logits at picked positions, (N, V)."""
-    return _in_calls(denoiser.logits, size, features_ND)
+    return _in_calls(denoiser.logits, HEAD_ROWS, features_ND)
 
 
 def _in_calls(call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor:
