@@ -21,11 +21,8 @@ from schedlab.errors import InputError
 from schedlab.plan import Plan, PlanFile
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
-from schedlab.sampling.noise import SequenceIds
-from schedlab.sampling.sampler import sample
+from schedlab.sampling import SequenceIds, sample_events
 from schedlab.text.tokenizer import Tokenizer
-
-MAX_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -57,13 +54,12 @@ class Player:
         if n < 1:
             raise InputError(f"number of samples must be >= 1, got {n}")
         prefix = self._prefix(prompt)
-        batches = []
-        for first in range(0, n, MAX_BATCH):
-            block = SeedBlock(seed, first, min(MAX_BATCH, n - first))
-            ids = SequenceIds.of([block], device=self.device)
-            prefix_BP = None if prefix is None else prefix.expand(block.size, -1)
-            batches.append(sample(self.plan, self.denoisers, self.process, ids, prefix_BP).z_BL)
-        return torch.cat(batches).cpu()
+        ids = SequenceIds.of([SeedBlock(seed, 0, n)], device=self.device)
+        prefix_BP = None if prefix is None else prefix.expand(n, -1)
+        tokens_BL = torch.zeros((n, self.plan.length), dtype=torch.int64)
+        for found in sample_events([self.plan], self.denoisers, self.process, ids, prefix_BP):
+            tokens_BL[found.sequence] = torch.from_numpy(found.tokens_UL[0])
+        return tokens_BL
 
     def texts(self, n: int, *, prompt: str = "", seed: int = 0) -> list[str]:
         """`tokens` as text, prompt included; a document's end is a blank line."""
