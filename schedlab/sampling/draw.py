@@ -17,7 +17,7 @@ from schedlab.sampling.noise import Purpose, SequenceIds, gumbels
 
 MAX_HEAD_ENTRIES = 1 << 23
 """Bound on N * V of logits at a time: 32 MiB in float32."""
-CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES = 1 << 18, 1 << 23
+CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES = 1 << 16, 1 << 23
 """N * V of a draw at a time: on CPUs float64 arrays that stay in the cache."""
 
 

@@ -70,3 +70,15 @@ def test_the_extreme_uniforms_lie_inside_the_open_interval_and_give_finite_gumbe
     low, high = (-torch.log(-torch.log(extremes))).tolist()
     # Far beyond float32's 16.6.
     assert -3.7 < low < -3.5 and 36 < high < 37
+
+
+def test_both_ways_of_computing_the_stream_give_the_same_bits() -> None:
+    """numpy's way on CPUs, torch's on other devices."""
+    key = torch.randint(-(2**63), 2**63 - 1, (50,), generator=torch.Generator().manual_seed(0))
+    key = torch.cat((key, torch.tensor([0, -1, 2**63 - 1, -(2**63)])))
+    counter = torch.arange(1, 301)
+    expected = noise_module._to_unit(
+        noise_module._mix(key[:, None] + counter * noise_module._GOLDEN)
+    )
+    assert torch.equal(torch.from_numpy(noise_module._stream(key.numpy(), 300)), expected)
+    assert expected.min() > 0 and expected.max() < 1
