@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--length", type=int, default=64)
-    parser.add_argument("--sequences", type=int, default=8)
+    parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--alone", type=int, default=8, help="plans that are run by themselves")
     parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
     options = parser.parse_args()

@@ -28,7 +28,7 @@ from pydantic_core import to_jsonable_python
 from typer.core import TyperGroup
 
 from schedlab import __version__
-from schedlab.errors import SchedlabError
+from schedlab.errors import SchedlabError, SchedlabWarning
 
 INTERRUPTED = 130
 # Wrong paths are bad input; a full disk or a failing one is not.
@@ -129,7 +129,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """One line without a place in the source: what schedlab itself warns of; no library's."""
-    if category is UserWarning:
+    if issubclass(category, SchedlabWarning):
         _complain(f"warning: {message}")
 
 

@@ -9,6 +9,10 @@ class SchedlabError(Exception):
     exit_code = 1
 
 
+class SchedlabWarning(UserWarning):
+    """Something that schedlab mended by itself and a user should know."""
+
+
 class InputError(SchedlabError, ValueError):
     """Something the user gave is wrong.
 

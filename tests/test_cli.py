@@ -26,7 +26,7 @@ from schedlab import __version__
 from schedlab.cli import app, printable
 from schedlab.denoisers import checkpoint
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
-from schedlab.errors import PartialError, SchedlabError
+from schedlab.errors import PartialError, SchedlabError, SchedlabWarning
 from schedlab.plan import DenoiserRef, FileRef, ModelSchedule, Plan, PlanFile
 from schedlab.text import Tokenizer
 
@@ -241,7 +241,8 @@ def test_a_warning_is_one_line_without_a_place_in_the_source(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def warn(run_dir: Path) -> Path:
-        warnings.warn("a file was damaged", stacklevel=1)
+        warnings.warn("a file was damaged", SchedlabWarning, stacklevel=1)
+        warnings.warn("a library muses", UserWarning, stacklevel=1)
         raise SchedlabError("stop")
 
     monkeypatch.setattr("schedlab.pipeline.resume", warn)

@@ -246,7 +246,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(world: Path, tmp_path: 
     own.write_text("# my job\n")
     with pytest.raises(InputError, match="not empty and no run folder .it holds job.toml"):
         run_search(tiny_job(world), tmp_path)
-    assert own.read_text() == "# my job\n"
+    assert own.read_text() == "# my job\n" and not (tmp_path / ".lock").exists()
     with pytest.raises(InputError, match=r"no run\.json in it"):
         status(tmp_path)
 

@@ -84,6 +84,7 @@ def load(
         model = Transformer(config)
     _check_state(folder / WEIGHTS_FILE, state, model.state_dict())
     model.load_state_dict({n: v.to(device, dtype) for n, v in state.items()}, assign=True)
+    model.keep_float32_head()
     return model.eval().requires_grad_(False)
 
 

@@ -150,14 +150,16 @@ class Transformer(nn.Module):
     def logits(self, features_ND: Tensor) -> Tensor:
         """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V).
 
-        Without gradients in float32 at least: bfloat16 would round a logit of 10 by up to 0.03.
+        After `keep_float32_head` in float32: bfloat16 would round a logit of 10 by up to 0.03.
         """
-        if torch.is_grad_enabled() or self.head.weight.dtype not in _SHORT_DTYPES:
+        if self._float32_head is None:
             return self.head(features_ND)
-        weight = self._float32_head
-        if weight is None or weight.device != features_ND.device:
-            weight = self._float32_head = self.head.weight.detach().float()
-        return F.linear(features_ND.float(), weight)
+        return F.linear(features_ND.float(), self._float32_head)
+
+    def keep_float32_head(self) -> None:
+        """Keep the head in float32 beside shorter weights, which must not change any more."""
+        if self.head.weight.dtype in _SHORT_DTYPES:
+            self._float32_head = self.head.weight.detach().float()
 
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""

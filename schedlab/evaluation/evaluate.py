@@ -6,9 +6,10 @@ finished, the block is scored, equal texts once, and stored, one record per plan
 neither on the batch nor on which other plans are asked for, since all randomness is addressed and
 networks are called in one shape (`schedlab.sampling.forwards`).
 
-`seconds`: what a plan costs when it is run by itself: its forwards, times the wall time that a
-forward of each denoiser took here (head and draw included, scoring left out). Forwards that plans
-share count in every one of them, so the sum over plans exceeds the time spent.
+`seconds`: what a plan costs when it is run by itself: its forwards, times the mean wall time of a
+forward of each denoiser here so far (head and draw included, scoring left out). Forwards that
+plans share count in every one of them, so the sum over plans exceeds the time spent. One price for
+all sequences: intervals of `seconds` cover how many forwards there are, not how long one takes.
 
 Legend: B sequences, L positions, P prefix positions, S sequences of a block, U different texts.
 """
@@ -26,7 +27,7 @@ from schedlab.evaluation.lab import Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics import Samples, compute_all, metric_versions
-from schedlab.metrics.cost import role_costs
+from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Plan
 from schedlab.results.measurement import Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
@@ -97,7 +98,6 @@ def run_missing(
 
     What is really run is counted in `work`.
     """
-    work = work or Work()
     _check(plans, blocks, lab, prompts)
     identities = {
         (plan, block): identity_of(plan, block, lab, prompts)
@@ -119,7 +119,9 @@ def run_missing(
 
     told(0)
     for group, group_blocks in _groups(missing):
-        for record in _run_group(group, group_blocks, identities, lab, prompts, told, work):
+        for record in _run_group(
+            group, group_blocks, identities, lab, prompts, told, work or Work()
+        ):
             store.put(record)
             done += 1
             told(0)
@@ -173,10 +175,8 @@ def _run_group(
     first_of = np.cumsum([0, *(block.size for block in blocks)])
     num_families = len({plan.family_digest for plan in plans})
     stored, before = 0, sum(work.forwards.values())
-    # At most: states that turn out equal save the rest, and progress jumps at the end. A sequence
-    # has an event at a step with this probability.
-    step_share = 1 - (1 - 1 / plans[0].num_steps) ** plans[0].length
-    most = sum(steps_to_run(plans).values()) * len(block_B) * step_share
+    # At most: states that turn out equal save the rest, and progress jumps at the end.
+    most = len(block_B) * _forwards_per_sequence(plans, lab, prompts)
 
     def sampled() -> None:
         share = min(1.0, (sum(work.forwards.values()) - before) / most)
@@ -194,6 +194,21 @@ def _run_group(
             block, first = blocks[number], int(first_of[number])
             yield from _records(plans, block, first, own, work, identities, lab, prompts)
             stored += len(plans)
+
+
+def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Prompts | None) -> float:
+    """Expected forwards of all plans on a sequence, those of shared beginnings once."""
+    families: dict[str, list[Plan]] = {}
+    for plan in plans:
+        families.setdefault(plan.family_digest, []).append(plan)
+    total = 0.0
+    for family in families.values():
+        first = family[0]
+        prefix_length = prompts.prefix_length if prompts is not None else 0
+        cost = expected_cost(first, role_costs(first, lab.denoisers), prefix_length=prefix_length)
+        per_step = sum(cost.forwards.values()) / first.num_steps
+        total += per_step * sum(steps_to_run(family).values())
+    return total
 
 
 def _records(

@@ -25,6 +25,8 @@ from schedlab.job import Job
 from schedlab.pipeline.stages import Run
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.results import SeedBlock, Store
+from schedlab.results.bootstrap import FloatArray
+from schedlab.results.search_file import Score
 from schedlab.sampling import SequenceIds, Work, sample_events
 from schedlab.search.additive import StepCosts
 from schedlab.search.proposals import propose
@@ -60,9 +62,9 @@ class Timings:
     sequence: float
     alone: float
     record: float
-    window: float
-    trajectory: float
-    swap: float
+    window: float = 0.0
+    trajectory: float = 0.0
+    swap: float = 0.0
     fixed: float = 0.0
     forwards: Mapping[str, float] = field(default_factory=dict)
 
@@ -70,7 +72,8 @@ class Timings:
 def measure(run: Run) -> Timings:
     """Time the search on a few sequences, and a small analysis: some seconds."""
     run.reporter.stage("timing this machine")
-    return Timings(**_time_sampling(run), **_time_analysis(run))
+    analysis = _time_analysis(run) if run.job.search.additive else {}
+    return Timings(**_time_sampling(run), **analysis)
 
 
 class Estimate(Record):
@@ -108,12 +111,13 @@ def estimate(run: Run, timings: Timings) -> Estimate:
     fresh = table.fresh_sequences or table.num_sequences
     alone = table.trials * table.num_sequences + _FRESH_PLANS * fresh
     forwards = {role: table.num_sequences * n for role, n in timings.forwards.items()}
-    busy = job.plan.num_steps * (1 - (1 - 1 / job.plan.num_steps) ** job.plan.length)
+    num_free = job.plan.length - table.prefix_length
+    busy = job.plan.num_steps * (1 - (1 - 1 / job.plan.num_steps) ** num_free)
     for role in (job.plan.heavy, job.plan.light):
         forwards[role] = forwards.get(role, 0.0) + alone * busy / 2
     specs = {role: run.lab.denoisers[role].spec for role in forwards}
     # Every position of every sequence of every plan needs the head once at most.
-    heads = (len(plans) * table.num_sequences + alone) * job.plan.length
+    heads = (len(plans) * table.num_sequences + alone) * num_free
     flops = sum(n * block_flops(specs[role], job.plan.length) for role, n in forwards.items())
     analysis, search = _seconds(job, timings, num_workers=run.num_workers)
     return Estimate(
@@ -129,13 +133,16 @@ def estimate(run: Run, timings: Timings) -> Estimate:
 
 def likely_plans(job: Job) -> list[Plan]:
     """The plans of a search, with any two orders of the steps for those that an analysis sorts."""
-    ramp = np.linspace(0.0, 1.0, job.plan.num_steps)
-    light = job.plan.light
+    ramp = np.linspace(0.1, 1.0, job.plan.num_steps)
+    lights = [role for role in dict.fromkeys((job.plan.light, *job.search_roles))
+              if role != job.plan.heavy]  # fmt: skip
+    shapes: dict[Score, FloatArray] = {"loss_gap": ramp, "path_kl": 1 + np.sin(40 * ramp)}
     orders = [
-        StepCosts(job.plan.heavy, {light: tuple(ramp)}, "loss_gap"),
-        StepCosts(job.plan.heavy, {light: tuple(np.sin(40 * ramp))}, "path_kl"),
+        StepCosts(job.plan.heavy, {r: tuple(shape / (1 + n)) for n, r in enumerate(lights)}, score)
+        for score, shape in shapes.items()
     ]
-    return [job.plan.plan(schedule) for schedule in propose(job, orders)]
+    share = {job.plan.heavy: 1.0} | {r: 0.3 + 0.3 * n for n, r in enumerate(lights)}
+    return [job.plan.plan(schedule) for schedule in propose(job, orders, share)]
 
 
 def size(job: Job, timings: Timings, seconds: float, *, num_workers: int = 1) -> Job:
@@ -154,7 +161,8 @@ def size(job: Job, timings: Timings, seconds: float, *, num_workers: int = 1) ->
         "propagation_sequences": 8 * min(factor, 4),
     }
     left = seconds - timings.fixed - factor * at_64
-    per_block, once = _search_seconds(job, timings)
+    per_search_block, per_fresh_block, once = _search_seconds(job, timings)
+    per_block = per_search_block + per_fresh_block  # as many fresh sequences
     block_size = job.search.block_size
     rounds = int((left - once) / per_block) if left > once else 0
     smallest = -(-MIN_SEQUENCES // block_size)
@@ -182,18 +190,23 @@ def _seconds(job: Job, timings: Timings, *, num_workers: int) -> tuple[float, fl
         + table.sampled_sequences * timings.trajectory
         + table.propagation_sequences * timings.swap
     )
-    per_block, once = _search_seconds(job, timings)
-    rounds = -(-len(job.blocks()) // num_workers)
+    per_block, per_fresh_block, once = _search_seconds(job, timings)
+    rounds, fresh_rounds = (
+        -(-len(blocks) // num_workers) for blocks in (job.blocks(), job.fresh_blocks())
+    )
     trials = job.search.trials * (job.search.num_sequences * timings.alone + _GP_SECONDS)
-    return analysis, once + per_block * rounds + trials / num_workers
+    search = once + per_block * rounds + per_fresh_block * fresh_rounds + trials / num_workers
+    return analysis, search
 
 
-def _search_seconds(job: Job, timings: Timings) -> tuple[float, float]:
-    """Seconds of a search per block of sequences, and once; proposals of Optuna left out."""
+def _search_seconds(job: Job, timings: Timings) -> tuple[float, float, float]:
+    """Seconds of a search per block, per fresh block, and once; Optuna's proposals left out."""
     num_plans, size = len(likely_plans(job)), job.search.block_size
-    per_block = size * (timings.sequence + _FRESH_PLANS * timings.alone)
-    per_block += (num_plans + _FRESH_PLANS) * timings.record
-    return per_block, num_plans * _STATISTICS_SECONDS
+    return (
+        size * timings.sequence + num_plans * timings.record,
+        _FRESH_PLANS * (size * timings.alone + timings.record),
+        num_plans * _STATISTICS_SECONDS,
+    )
 
 
 def _time_sampling(run: Run) -> dict[str, Any]:
@@ -207,7 +220,7 @@ def _time_sampling(run: Run) -> dict[str, Any]:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1 if run.num_workers > 1 else threads)
-        _sampling_seconds(run, plans[:1], 1, Work())  # lazy set-up is done once
+        _sampling_seconds(run, list(constant.values()), 1, Work())  # set-up is done once
         work, few = Work(), Work()
         alone = {
             role: _sampling_seconds(run, [plan], size, work) for role, plan in constant.items()

@@ -86,19 +86,24 @@ class RunFolder:
         Raises:
             InputError: the folder holds something else, or results of another study.
         """
-        if not (self / STATE).exists():
-            if found := sorted({entry.name for entry in self.path.iterdir()} - {LOCK}):
-                raise InputError(
-                    f"{self.path}: not empty and no run folder (it holds {found[0]}); choose"
-                    " another folder"
-                )
-        elif (self / JOB).exists() and self.has_results:
+        self._refuse_strangers()
+        if (self / JOB).exists() and self.has_results:
             self._check_same_study(job)
         order: tuple[Stage, ...] = ("analyze", "search", "report", "export")
         wanted = {*self.state.stages, *stages}
         # The state first: a folder with a job but without a state is a stranger's.
         self._update(stages=tuple(stage for stage in order if stage in wanted))
         write_atomic(self / JOB, dump_job(job))
+
+    def _refuse_strangers(self) -> None:
+        """A folder that holds anything but a run is somebody else's."""
+        if (self / STATE).exists() or not self.path.is_dir():
+            return
+        if found := sorted({entry.name for entry in self.path.iterdir()} - {LOCK}):
+            raise InputError(
+                f"{self.path}: not empty and no run folder (it holds {found[0]}); choose another"
+                " folder"
+            )
 
     @property
     def has_results(self) -> bool:
@@ -140,8 +145,10 @@ class RunFolder:
         """Hold the folder against a second coordinator; a dead process holds nothing.
 
         Raises:
-            InputError: another process works in it, or it cannot be written.
+            InputError: another process works in it, it cannot be written, or it holds something
+                else than a run.
         """
+        self._refuse_strangers()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             stream = open(self / LOCK, "a+", encoding="ascii")  # noqa: SIM115  # held on purpose

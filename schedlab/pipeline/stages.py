@@ -50,6 +50,7 @@ from schedlab.results.environment_file import (
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.sampling.compiled import Compiled
 from schedlab.search.additive import StepCosts, step_costs
+from schedlab.search.bench import Bench
 from schedlab.search.proposals import propose
 from schedlab.search.run import Context, search
 from schedlab.text.corpora import Corpus, load_corpus
@@ -163,9 +164,10 @@ def search_stage(run: Run) -> None:
         return
     costs = _costs(run)
     write_environment(run, with_corpus=run.needs_corpus)
-    folder.expect((len(propose(job, costs)) + job.search.trials) * len(job.blocks()))
     lab = run.lab
     with contextlib.closing(run.evaluator()) as evaluator:
+        proposals = propose(job, costs, Bench(job, evaluator).step_share())
+        folder.expect((len(proposals) + job.search.trials) * len(job.blocks()))
         file = search(
             job,
             evaluator,

@@ -70,10 +70,10 @@ def ceiling_words(file: SearchFile) -> str:
     """What bounds a rank correlation under this run's sampling noise."""
     if any(item.ceiling_spearman is not None for item in file.rank_correlation):
         return (
-            "'Ceiling' is what a perfect score would reach under this sampling noise (split-half"
-            " over seed blocks)."
+            "'Ceiling' is what a perfect score would reach under this sampling noise (split"
+            " halves of the sequences)."
         )
     return (
-        "No ceiling is given: two halves of the seed blocks do not agree on any ranking, so no"
-        " score could foresee it; measure more sequences."
+        "No ceiling is given: two halves of the sequences do not agree on a ranking at this n;"
+        " measure more."
     )

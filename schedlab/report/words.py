@@ -87,7 +87,7 @@ def spoken_change(log_ratio: Estimate) -> str:
     """A paired difference of log Gen-PPL in words."""
     relative = relative_change(log_ratio)
     if relative.low == relative.high == 0:
-        return "the same Gen-PPL by construction"
+        return f"the same texts on these {log_ratio.n} sequences"
     low, high = _percent_ends(relative)
     ends = f"95 % interval {low} to {high}"
     if not relative.excludes(0):

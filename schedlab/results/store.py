@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from schedlab.errors import InputError, SchedlabError
+from schedlab.errors import InputError, SchedlabError, SchedlabWarning
 from schedlab.files import canonical_json, parse_json, sha256_text, validate, write_atomic
 from schedlab.results.record import BlockRecord
 
@@ -61,7 +61,9 @@ class Store:
             except FileNotFoundError:  # another process moved it aside
                 return None
             warnings.warn(
-                f"{error}; moved aside to {aside.name}, it will be evaluated again", stacklevel=2
+                f"{error}; moved aside to {aside.name}, it will be evaluated again",
+                SchedlabWarning,
+                stacklevel=2,
             )
             return None
 

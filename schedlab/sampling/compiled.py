@@ -1,4 +1,4 @@
-"""A denoiser whose calls of one shape run compiled.
+"""A denoiser whose calls in sampling run compiled.
 
 Small networks on CPUs spend more than half of their time outside matrix products; the compiler
 fuses what lies between them (12 bundled blocks, 8 x 128 tokens, two cores: 1.6 times as fast in
@@ -10,22 +10,22 @@ tokens differ from uncompiled ones and are stored apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser, DenoiserSpec
 from schedlab.errors import InputError
-from schedlab.sampling.forwards import call_rows
 
 
 @dataclass
 class Compiled:
-    """Wraps a denoiser; calls of other shapes than sampling's run as they are."""
+    """Wraps a denoiser; what is not a call of sampling runs as it is."""
 
     inner: Denoiser
-    _calls: dict[torch.Size, object] = field(default_factory=dict)
+    _call: Callable[..., Tensor] | None = None
 
     @property
     def spec(self) -> DenoiserSpec:
@@ -38,18 +38,21 @@ class Compiled:
         return self.inner.fingerprint
 
     def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
-        """(B, L, D) features.
+        """(B, L, D) features, not compiled."""
+        return self.inner.features(z_BL, t_B)
+
+    def call(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """(B, L, D) features, compiled; every shape is a compilation.
 
         Raises:
             InputError: the machine cannot compile.
         """
-        rows, length = z_BL.shape
-        if rows != call_rows(length, z_BL.device):
-            return self.inner.features(z_BL, t_B)
-        if z_BL.shape not in self._calls:
-            self._calls[z_BL.shape] = torch.compile(self.inner.features, dynamic=False)
+        if self._call is None:
+            self._call = torch.compile(self.inner.features, dynamic=False)
         try:
-            return self._calls[z_BL.shape](z_BL, t_B)  # type: ignore[operator]
+            # Beyond its limit the compiler would fall back to other kernels, hence other bits.
+            with torch._dynamo.config.patch(recompile_limit=256, fail_on_recompile_limit_hit=True):
+                return self._call(z_BL, t_B)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = (str(error).splitlines() or ["unknown reason"])[0]
             raise InputError(

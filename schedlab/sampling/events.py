@@ -11,9 +11,9 @@ states stay equal for good and merging changes nothing: the tokens are those of 
 by itself with `sampler.sample` (a test, bit for bit). A prefix tree of plans needs as many rows as
 it has nodes; merged states are fewer.
 
-States are rows of one int32 table; a lane is one sequence under all plans of a family. Lanes are
-admitted in order and only as many as fill the queues, so memory stays bounded and the first
-sequences are finished first.
+States are rows of one int32 table; a lane is one sequence under all plans of a family. Queues are
+in the order of sequences and lanes are admitted in that order, only as many as fill the queues:
+the first sequences are finished first, which bounds memory and lets their results be stored early.
 
 Legend: B sequences, L positions, P prefix positions, N plans of a family, U rows of a lane,
 T steps, R rows of a batch, E events, M positions of an event.
@@ -21,6 +21,7 @@ T steps, R rows of a batch, E events, M positions of an event.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,7 +111,8 @@ def sample_events(
         process: of the denoisers.
         ids: which sequences; all plans get the same noise.
         prefix_BP: given tokens, int64 (B, P).
-        max_state_bytes: memory for states beyond which no further sequence is begun.
+        max_state_bytes: memory for states; a sequence is begun only if all its plans would fit
+            (one is at a time in any case).
         work: where to count.
         progress: called after every batch.
 
@@ -180,6 +182,7 @@ class _Lane:
     """One sequence under the plans of a family, standing at an event.
 
     Args:
+        order: its turn; smaller ones go first.
         rows_U: its states' rows in the table.
         text_N: which of the rows each plan stands at.
         role_U: who runs each row at this event.
@@ -191,6 +194,7 @@ class _Lane:
 
     family: _Family
     sequence: int
+    order: int
     events: Events
     event: int
     rows_U: IntArray
@@ -216,6 +220,9 @@ class _Ready:
 
     lane: _Lane
     place_R: IntArray
+
+    def __lt__(self, other: _Ready) -> bool:
+        return self.lane.order < other.lane.order
 
 
 class _Table:
@@ -261,7 +268,9 @@ class _Engine:
         self.table = _Table(length, self.device)
         self.max_rows = max(1, max_state_bytes // (4 * length))
         self.call_rows = call_rows(length, self.device)
-        self.queues: dict[str, deque[_Ready]] = {}
+        self.queues: dict[str, list[_Ready]] = {}  # heaps
+        self.num_admitted = 0
+        self.promised = 0  # rows that the lanes in hand can grow to
         self.sizes: dict[str, int] = {}
 
     def run(self, families: Sequence[_Family]) -> Iterator[Sampled]:
@@ -270,7 +279,7 @@ class _Engine:
         pending = deque((f, b) for b in range(len(self.ids)) for f in families)
         finished: list[_Lane] = []
         while pending or self.queues:
-            while pending and self._wants_more(len(families)):
+            while pending and self._wants(pending[0][0]):
                 family, sequence = pending.popleft()
                 self._begin(self._lane(family, sequence), finished)
             if self.queues:
@@ -279,18 +288,23 @@ class _Engine:
                 yield self._sampled(lane)
             finished.clear()
 
-    def _wants_more(self, num_families: int) -> bool:
-        """Queues that cannot fill their batches, and memory for another lane."""
+    def _wants(self, family: _Family) -> bool:
+        """Whether queues cannot fill their batches and there is memory for another lane."""
+        if not self.queues:
+            return True
         waiting = sum(self.sizes.values())
-        wanted = 2 * CALLS_PER_BATCH * self.call_rows * max(1, len(self.queues))
-        return waiting < wanted and (self.table.num_used < self.max_rows or not self.queues)
+        wanted = 2 * CALLS_PER_BATCH * self.call_rows * len(self.queues)
+        return waiting < wanted and self.promised + len(family.plans) <= self.max_rows
 
     def _lane(self, family: _Family, sequence: int) -> _Lane:
         row_1 = self.table.take(1)
         self.table.z_XL[row_1[0]] = family.z_BL[sequence].int()
+        self.num_admitted += 1
+        self.promised += len(family.plans)
         return _Lane(
             family=family,
             sequence=sequence,
+            order=self.num_admitted,
             events=family.timetables[sequence],
             event=0,
             rows_U=row_1,
@@ -311,7 +325,7 @@ class _Engine:
         for number in np.unique(lane.role_U):
             role = lane.family.roles[number]
             place_R = np.flatnonzero(lane.role_U == number)
-            self.queues.setdefault(role, deque()).append(_Ready(lane, place_R))
+            heapq.heappush(self.queues.setdefault(role, []), _Ready(lane, place_R))
             self.sizes[role] = self.sizes.get(role, 0) + len(place_R)
 
     def _split(self, lane: _Lane) -> None:
@@ -353,9 +367,9 @@ class _Engine:
         queue, batch = self.queues[role], []
         left = size
         while left:
-            ready = queue.popleft()
+            ready = heapq.heappop(queue)
             if len(ready.place_R) > left:
-                queue.appendleft(_Ready(ready.lane, ready.place_R[left:]))
+                heapq.heappush(queue, _Ready(ready.lane, ready.place_R[left:]))
                 ready = _Ready(ready.lane, ready.place_R[:left])
             left -= len(ready.place_R)
             batch.append(ready)
@@ -427,6 +441,7 @@ class _Engine:
     def _sampled(self, lane: _Lane) -> Sampled:
         tokens_UL = self.table.z_XL[self._index(lane.rows_U)].cpu().numpy()
         self.table.give_back(lane.rows_U)
+        self.promised -= len(lane.family.plans)
         role_NE = lane.family.role_NT[:, lane.events.step_E]
         width_E = np.array([len(found) for found in lane.events.positions], dtype=np.int64)
         runs = {role: role_NE == number for number, role in enumerate(lane.family.roles)}

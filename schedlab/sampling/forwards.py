@@ -12,12 +12,12 @@ Legend: R sequences, L positions, N picked positions, D features, V vocabulary, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser, features_at
+from schedlab.denoisers.base import Denoiser
+from schedlab.sampling.compiled import Compiled
 
 # Enough to fill the machine: on CPU a call of 1,024 positions is as fast per position as larger
 # ones. GPUs need more in flight.
@@ -36,9 +36,10 @@ def call_rows(length: int, device: torch.device) -> int:
 def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     """Features of every sequence, (R, L, D)."""
     size = call_rows(z_RL.shape[1], z_RL.device)
-    if t_R is None:
-        return _in_calls(denoiser.features, size, z_RL)
-    return _in_calls(partial(features_at, denoiser), size, z_RL, t_R)
+    features = denoiser.call if isinstance(denoiser, Compiled) else denoiser.features
+    if t_R is None or denoiser.spec.time_input == "none":
+        return _in_calls(features, size, z_RL)
+    return _in_calls(features, size, z_RL, t_R)
 
 
 def logits_of(denoiser: Denoiser, features_ND: Tensor) -> Tensor:

@@ -127,11 +127,10 @@ def _bayesian(
         sampler=table.sampler,
         told=lambda done: stage(f"Bayesian search, proposal {done + 1} of {table.trials}"),
     )
-    # The seeds belong to those who proposed them.
-    known = set(seeds)
-    schedules = [space.schedule(assignment) for assignment in found if assignment not in known]
+    # Seeds that others proposed are theirs; coarse hand-made ones are Optuna's own.
+    schedules = [space.schedule(assignment) for assignment in found]
     bench.measure(schedules)
-    proposals.add("optuna", schedules)
+    proposals.add("optuna", [s for s in schedules if s not in proposals.families])
 
 
 def _setting(job: Job, context: Context, bench: Bench, board: Board) -> SearchSetting:

@@ -16,7 +16,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from schedlab.errors import SchedlabError
+from schedlab.errors import SchedlabError, SchedlabWarning
 
 STUDY_NAME = "schedlab"
 _SETTINGS = "settings"
@@ -106,5 +106,6 @@ def _move_aside(path: Path, why: str) -> None:
             part.rename(aside.with_name(aside.name + suffix))
     warnings.warn(
         f"{path} {why}; moved aside to {aside.name} and rebuilt from the stored evaluations",
+        SchedlabWarning,
         stacklevel=3,
     )

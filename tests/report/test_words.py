@@ -76,7 +76,7 @@ def test_a_change_whose_interval_contains_zero_is_called_not_significant() -> No
 
 
 def test_a_schedule_against_itself_is_equal_by_construction() -> None:
-    assert spoken_change(estimate(0.0, 0.0, 0.0)) == "the same Gen-PPL by construction"
+    assert spoken_change(estimate(0.0, 0.0, 0.0)).startswith("the same texts on these")
 
 
 def test_zero_carries_no_sign() -> None:

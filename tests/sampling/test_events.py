@@ -16,6 +16,7 @@ from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds, sample
+from schedlab.sampling import events as events_module
 from schedlab.sampling.events import Work, sample_events
 from schedlab.search.space import assignments
 
@@ -174,6 +175,13 @@ def test_first_hitting_reveals_one_position_at_a_time_and_is_exact() -> None:
     assert stats.chisquare(counts_X, world.probs_X.numpy() * num).pvalue > 1e-4
     with pytest.raises(InputError, match="event sampler only"):
         sample(plan, denoisers, process, ids_of(2))
+    odd = Plan(
+        length=3,
+        model_schedule=ModelSchedule.parse("H4"),
+        policy=PolicySpec(name="first_hitting", parameters={"order": "left"}),
+    )
+    with pytest.raises(InputError, match="has no parameters, got .'order'."):
+        list(sample_events([odd], denoisers, process, ids_of(2)))
 
 
 def test_the_events_of_a_fine_grid_are_those_of_first_hitting() -> None:
@@ -193,6 +201,40 @@ def test_sequences_come_in_order_as_far_as_memory_is_short() -> None:
         for found in sample_events([plan], DENOISERS, PROCESS, ids_of(6), max_state_bytes=one_row)
     ]
     assert order == list(range(6))
+
+
+def test_lanes_of_many_plans_are_finished_one_after_the_other_in_little_memory() -> None:
+    """The first of 24 sequences is done after a quarter of the work, whatever its rows grow to."""
+    plans = [
+        Plan(
+            length=10,
+            model_schedule=ModelSchedule.from_assignment(roles, 10),
+            policy=PolicySpec(name="random_order"),
+        )
+        for roles in assignments(10, num_light=4)
+    ]
+    denoisers, work, peak, seen = {"H": Constant(0), "L": Constant(1)}, Work(), 0, []
+    engine = []
+
+    class Watched(events_module._Engine):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            engine.append(self)
+
+    def watch() -> None:
+        nonlocal peak
+        peak = max(peak, engine[0].table.num_used)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events_module, "_Engine", Watched)
+        for found in sample_events(
+            plans, denoisers, PROCESS, ids_of(24), max_state_bytes=4 * 10 * 256, work=work,
+            progress=watch,
+        ):  # fmt: skip
+            seen.append((found.sequence, sum(work.forwards.values()) / (24 * 790)))
+    assert [sequence for sequence, _ in seen] == list(range(24))
+    assert seen[0][1] < 1 / 4
+    assert 100 < peak <= 256
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -173,8 +173,9 @@ def propagation(file: ImportanceFile, light: str) -> Finding | None:
 
     spread = [(row.propagated_tokens, row) for row in rows if row.propagated_tokens is not None]
     reach = ""
-    if spread:
-        propagated, widest = max(spread, key=lambda pair: pair[0].value)
+    widest_first = sorted(spread, key=lambda pair: -pair[0].value)
+    if spread and apart(widest_first[0][0], widest_first[-1][0]):
+        propagated, widest = widest_first[0]
         reach = (
             f" Most spread from segment {widest.segment}: {share(propagated)} were changed after"
             " it, by heavy itself."
