@@ -354,6 +354,8 @@ def interrupted(words: list[object], when: Callable[[], bool], number: int) -> t
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Shells start background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 100
     while not when() and process.poll() is None and time.monotonic() < deadline:

@@ -181,10 +181,13 @@ def test_ctrl_c_leaves_a_folder_that_can_be_resumed(
 ) -> None:
     run = tmp_path / "run"
     run_analyze(search_job(world), run)
+    # Shells start background jobs with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "reporter", lambda: contextlib.nullcontext(Interrupting(run, 7)))
         with pytest.raises(KeyboardInterrupt):
             run_search(search_job(world), run)
+    signal.signal(signal.SIGINT, before)
     assert 0 < len(evaluations(run)) < len(evaluations(finished))
     assert "schedlab resume" in str(status(run))
     resume(run)

@@ -28,7 +28,7 @@ from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics import Samples, compute_all, metric_versions
 from schedlab.metrics.cost import expected_cost, role_costs
-from schedlab.plan import Plan
+from schedlab.plan import Plan, families_of
 from schedlab.results.measurement import Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
@@ -106,7 +106,7 @@ def run_missing(
     }
     # Damaged files count as missing, so every record is read here and not merely looked for. They
     # are read again for merging instead of kept: tokens as lists take far more memory than arrays.
-    missing = [work for work, identity in identities.items() if store.get(identity.key) is None]
+    missing = [pair for pair, identity in identities.items() if store.get(identity.key) is None]
     done, total = len(identities) - len(missing), len(identities)
 
     said = 0
@@ -119,6 +119,7 @@ def run_missing(
 
     told(0)
     for group, group_blocks in _groups(missing):
+        # A price of its own for every group: forwards of other lengths cost something else.
         for record in _run_group(
             group, group_blocks, identities, lab, prompts, told, work or Work()
         ):
@@ -173,7 +174,7 @@ def _run_group(
         prefix_BP = torch.from_numpy(prefixes).to(lab.device)
     block_B = np.repeat(np.arange(len(blocks)), [block.size for block in blocks])
     first_of = np.cumsum([0, *(block.size for block in blocks)])
-    num_families = len({plan.family_digest for plan in plans})
+    num_families = len(families_of(plans))
     stored, before = 0, sum(work.forwards.values())
     # At most: states that turn out equal save the rest, and progress jumps at the end.
     most = len(block_B) * _forwards_per_sequence(plans, lab, prompts)
@@ -198,15 +199,13 @@ def _run_group(
 
 def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Prompts | None) -> float:
     """Expected forwards of all plans on a sequence, those of shared beginnings once."""
-    families: dict[str, list[Plan]] = {}
-    for plan in plans:
-        families.setdefault(plan.family_digest, []).append(plan)
+    prefix_length = prompts.prefix_length if prompts is not None else 0
     total = 0.0
-    for family in families.values():
-        first = family[0]
-        prefix_length = prompts.prefix_length if prompts is not None else 0
-        cost = expected_cost(first, role_costs(first, lab.denoisers), prefix_length=prefix_length)
-        per_step = sum(cost.forwards.values()) / first.num_steps
+    for places in families_of(plans):
+        family = [plans[place] for place in places]
+        costs = role_costs(family[0], lab.denoisers)
+        cost = expected_cost(family[0], costs, prefix_length=prefix_length)
+        per_step = sum(cost.forwards.values()) / family[0].num_steps
         total += per_step * sum(steps_to_run(family).values())
     return total
 
@@ -225,43 +224,38 @@ def _records(
     prefix_length = prompts.prefix_length if prompts is not None else 0
     tokens_UL = np.concatenate([one.tokens_UL for one in found])
     text_NS = np.zeros((len(plans), block.size), dtype=np.int64)
-    usage = [
-        {role: np.zeros((2, block.size), dtype=np.int64) for role in plan.model_schedule.roles}
-        for plan in plans
-    ]  # forwards, head positions
+    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
+    forwards, head_positions = ({role: np.zeros_like(text_NS) for role in roles} for _ in range(2))
     offset = 0
     for one in found:
-        place = one.sequence - first
-        text_NS[list(one.plans), place] = offset + one.text_N
+        at = list(one.plans), one.sequence - first
+        text_NS[at] = offset + one.text_N
         offset += len(one.tokens_UL)
-        for role, forwards_N in one.forwards.items():
-            for n, forwards, positions in zip(
-                one.plans, forwards_N, one.head_positions[role], strict=True
-            ):
-                if role in usage[n]:
-                    usage[n][role][:, place] = forwards, positions
+        for role in one.forwards:
+            forwards[role][at] = one.forwards[role]
+            head_positions[role][at] = one.head_positions[role]
     samples = Samples.of(
         tokens_UL, prefix_length=prefix_length, codec=lab.tokenizer, scorer=lab.scorer
     )
     seconds = {role: work.seconds[role] / work.forwards[role] for role in work.forwards}
-    for plan, own, text_S, scores in zip(
-        plans, usage, text_NS, compute_all(samples, text_NS), strict=True
-    ):
-        seconds_S = sum(
-            (seconds.get(role, 0.0) * counts[0] for role, counts in own.items()),
-            np.zeros(block.size),
-        )
+    for n, scores in enumerate(compute_all(samples, text_NS)):
+        own = plans[n].model_schedule.roles
         yield BlockRecord(
-            identity=identities[plan, block],
+            identity=identities[plans[n], block],
             prefix_length=prefix_length,
-            tokens=tokens_UL[text_S].tolist(),
+            tokens=tokens_UL[text_NS[n]].tolist(),
             scores={name: _column(name, column) for name, column in scores.items()},
             usage={
-                role: RoleUsage(forwards=counts[0].tolist(), head_positions=counts[1].tolist())
-                for role, counts in own.items()
+                role: RoleUsage(
+                    forwards=forwards[role][n].tolist(),
+                    head_positions=head_positions[role][n].tolist(),
+                )
+                for role in own
             },
-            costs=role_costs(plan, lab.denoisers),
-            seconds=seconds_S.tolist(),
+            costs=role_costs(plans[n], lab.denoisers),
+            seconds=sum(
+                (seconds.get(role, 0.0) * forwards[role][n] for role in own), np.zeros(block.size)
+            ).tolist(),
         )
 
 

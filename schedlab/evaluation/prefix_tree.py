@@ -14,16 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schedlab.plan import Plan
+from schedlab.plan import Plan, families_of
 
 
 def steps_to_run(plans: Sequence[Plan]) -> dict[str, int]:
     """Denoising steps per role that the prefix trees of `plans` hold, shared ones once."""
-    families: dict[str, list[Plan]] = {}
-    for plan in dict.fromkeys(plans):
-        families.setdefault(plan.family_digest, []).append(plan)
+    unique = list(dict.fromkeys(plans))
     steps: dict[str, int] = {}
-    for family in families.values():
+    for places in families_of(unique):
+        family = [unique[place] for place in places]
         roles = sorted({role for plan in family for role in plan.model_schedule.roles})
         index = {role: number for number, role in enumerate(roles)}
         role_TN = np.array([[index[role] for role in p.model_schedule.steps] for p in family]).T

@@ -22,6 +22,7 @@ from schedlab.evaluation.evaluate import run_missing
 from schedlab.files import Record
 from schedlab.importance import analyze
 from schedlab.job import Job
+from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.pipeline.stages import Run
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.results import SeedBlock, Store
@@ -111,13 +112,14 @@ def estimate(run: Run, timings: Timings) -> Estimate:
     fresh = table.fresh_sequences or table.num_sequences
     alone = table.trials * table.num_sequences + _FRESH_PLANS * fresh
     forwards = {role: table.num_sequences * n for role, n in timings.forwards.items()}
-    num_free = job.plan.length - table.prefix_length
-    busy = job.plan.num_steps * (1 - (1 - 1 / job.plan.num_steps) ** num_free)
     for role in (job.plan.heavy, job.plan.light):
-        forwards[role] = forwards.get(role, 0.0) + alone * busy / 2
+        plan = job.plan.plan(ModelSchedule.constant(role, job.plan.num_steps))
+        costs = role_costs(plan, run.lab.denoisers)
+        cost = expected_cost(plan, costs, prefix_length=table.prefix_length)
+        forwards[role] = forwards.get(role, 0.0) + alone * cost.forwards[role] / 2
     specs = {role: run.lab.denoisers[role].spec for role in forwards}
     # Every position of every sequence of every plan needs the head once at most.
-    heads = (len(plans) * table.num_sequences + alone) * num_free
+    heads = (len(plans) * table.num_sequences + alone) * (job.plan.length - table.prefix_length)
     flops = sum(n * block_flops(specs[role], job.plan.length) for role, n in forwards.items())
     analysis, search = _seconds(job, timings, num_workers=run.num_workers)
     return Estimate(
@@ -126,7 +128,7 @@ def estimate(run: Run, timings: Timings) -> Estimate:
         fresh_sequences=fresh,
         forwards=forwards,
         flops=flops + heads * head_flops(specs[job.plan.heavy]),
-        analysis_seconds=analysis if table.additive else 0.0,
+        analysis_seconds=analysis,
         search_seconds=search,
     )
 
@@ -134,8 +136,7 @@ def estimate(run: Run, timings: Timings) -> Estimate:
 def likely_plans(job: Job) -> list[Plan]:
     """The plans of a search, with any two orders of the steps for those that an analysis sorts."""
     ramp = np.linspace(0.1, 1.0, job.plan.num_steps)
-    lights = [role for role in dict.fromkeys((job.plan.light, *job.search_roles))
-              if role != job.plan.heavy]  # fmt: skip
+    lights = list(dict.fromkeys((job.plan.light, *job.search_roles[1:])))  # heavy is the first
     shapes: dict[Score, FloatArray] = {"loss_gap": ramp, "path_kl": 1 + np.sin(40 * ramp)}
     orders = [
         StepCosts(job.plan.heavy, {r: tuple(shape / (1 + n)) for n, r in enumerate(lights)}, score)

@@ -10,6 +10,7 @@ from schedlab.plan.plan import (
     Plan,
     PlanFile,
     PolicySpec,
+    families_of,
     plan_schema,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "PlanFile",
     "PolicySpec",
+    "families_of",
     "plan_schema",
     "segment_bounds",
 ]

@@ -6,6 +6,7 @@ data: this module knows neither tensors nor networks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -101,6 +102,14 @@ class Plan(Record):
 
     def __hash__(self) -> int:
         return hash(self.digest)
+
+
+def families_of(plans: Sequence[Plan]) -> list[list[int]]:
+    """Places of the plans of every family, in order of first appearance."""
+    places: dict[str, list[int]] = {}
+    for place, plan in enumerate(plans):
+        places.setdefault(plan.family_digest, []).append(place)
+    return list(places.values())
 
 
 class DenoiserRef(Record):

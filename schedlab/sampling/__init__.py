@@ -1,6 +1,7 @@
 """The sampling loop and its addressed randomness."""
 
-from schedlab.sampling.events import Sampled, Work, sample_events
+from schedlab.sampling.events import Work, sample_events
+from schedlab.sampling.lanes import Sampled
 from schedlab.sampling.noise import Purpose, SequenceIds, gumbels, uniforms
 from schedlab.sampling.sampler import State, Usage, advance, check_roles, sample, start
 
