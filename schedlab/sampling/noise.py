@@ -115,7 +115,7 @@ def _counters(num: int) -> NDArray[np.uint64]:
 def _stream(key_N: NDArray[np.int64], num: int) -> NDArray[np.float64]:
     """`_to_unit(_mix(...))` of the first `num` counters of every key, (N, num), the same bits.
 
-    numpy has unsigned shifts and works in place: two to four times as fast as torch on CPUs, where
+    numpy has unsigned shifts and works in place: twice as fast as torch on CPUs, where
     this is most of a draw at large vocabularies.
     """
     x = key_N.view(np.uint64)[:, None] + _counters(num)
