@@ -24,8 +24,8 @@ class LabConfig(Record):
             for it, float32 on others. Probabilities and draws are float64 always, the scorer is
             float32 always.
         device: `auto` is CUDA where there is one.
-        compile: compile the denoisers for sampling: about 1.5 times as fast for small networks, after
-            some 15 seconds each; needs a C++ compiler.
+        compile: compile the denoisers for sampling: about 1.5 times as fast for small networks,
+            after some 15 seconds each; needs a C++ compiler.
     """
 
     denoisers: Annotated[dict[Role, Location], Field(min_length=1)]

@@ -2,10 +2,10 @@
 
 Small networks on CPUs spend more than half of their time outside matrix products; the compiler
 fuses what lies between them (12 bundled blocks, 1,024 positions a call, two cores, medians of 25
-alternating calls: 1.2 to 1.8 times as fast in float32, 1.5 times in bfloat16). Sampling calls a network in one shape only
-(`schedlab.sampling.forwards`), so there is one compilation per denoiser and length, some 15
-seconds the first time and less from the compiler's cache. Compiled kernels round differently, so
-tokens differ from uncompiled ones and are stored apart.
+alternating calls: 1.2 to 1.8 times as fast in float32, 1.5 times in bfloat16). Sampling calls a
+network in one shape only (`schedlab.sampling.forwards`), so there is one compilation per denoiser
+and length, some 15 seconds the first time and less from the compiler's cache. Compiled kernels
+round differently, so tokens differ from uncompiled ones and are stored apart.
 """
 
 from __future__ import annotations
