@@ -252,16 +252,14 @@ class Job(Record):
                 f" used, got {search.prefix_length} and {self.analyze.prefix_length}; set both or"
                 " search.additive = false"
             )
-        for key, number in (
-            ("num_sequences", search.num_sequences),
-            ("fresh_sequences", search.fresh_sequences or search.num_sequences),
+        for key, blocks in (
+            ("num_sequences", self.blocks),
+            ("fresh_sequences", self.fresh_blocks),
         ):
-            if number % search.block_size:
-                nearest = max(1, round(number / search.block_size)) * search.block_size
-                raise InputError(
-                    f"search.{key} must be a multiple of search.block_size {search.block_size},"
-                    f" got {number}; use {nearest}"
-                )
+            try:
+                blocks()
+            except InputError as error:
+                raise InputError(f"search.{key}: {error}") from None
         self.importance_config()
         return self
 

@@ -51,7 +51,7 @@ def test_paths_are_relative_to_the_job_file(tmp_path: Path) -> None:
         ("[search]\nadditive_steps = [51]\n", "additive_steps must not exceed the 50 steps"),
         (
             "[search]\nnum_sequences = 40\n",
-            "search.num_sequences must be a multiple of search.block_size 16, got 40; use 32",
+            "search.num_sequences: .* must be a positive multiple of 16, got 40; use 32",
         ),
         ("[search]\nprefix_length = 64\n", "search.prefix_length must be below the length 64"),
         ("[analyze]\nprefix_length = 64\n", "analyze.prefix_length must be below the length 64"),
