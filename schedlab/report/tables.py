@@ -142,8 +142,8 @@ def costs(run: RunData) -> Table | None:
         caption="Per sequence. Saved against all heavy: as the paper counts (blocks only, a"
         " forward at every step); the same with the head at every position; expected when idle"
         " steps are skipped, blocks only and with the head where it is read; counted on the"
-        " search's own samples. Seconds are wall time shared with other"
-        " schedules of a batch, a rough figure. " + search_facts(file),
+        " search's own samples. Seconds: forwards times the mean wall"
+        " time of one in full calls, scoring left out. " + search_facts(file),
         columns=(
             Column("schedule"),
             *(Column(f"forwards of {role}", numeric=True) for role in _forward_roles(rows)),
