@@ -136,6 +136,10 @@ class SearchConfig(Record):
         max_cost: proposals above this share of all-heavy's FLOPs are never run.
         sampler: Optuna's; `auto` is the Gaussian process up to 300 trials and 40 segments.
         num_sequences: per plan.
+        race_from: sequences of every plan before the first look of a race; plans that cannot be on
+            the front are then dropped, at every doubling up to `num_sequences`. By default there
+            is no race and every plan gets `num_sequences`.
+        race_error: bound on the probability of dropping any plan of the true front.
         fresh_sequences: per plan measured again on fresh seeds; `num_sequences` by default.
         block_size: sequences of a stored evaluation.
         workers: processes that sample; by default one per core, and one where there is a GPU.
@@ -156,6 +160,8 @@ class SearchConfig(Record):
     max_cost: Share | None = None
     sampler: Literal["auto", "gp", "tpe"] = "auto"
     num_sequences: Many = 64
+    race_from: Annotated[int, Field(ge=16)] | None = None
+    race_error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     fresh_sequences: Many | None = None
     block_size: Many = BLOCK_SIZE
     workers: Annotated[int, Field(ge=1, le=1_024)] | None = None
@@ -231,6 +237,12 @@ class Job(Record):
             raise InputError(
                 f"search.num_light must not exceed the {search.num_segments} segments,"
                 f" got {search.num_light}"
+            )
+        first = search.race_from
+        if first is not None and (first % search.block_size or first > search.num_sequences):
+            raise InputError(
+                f"search.race_from must be a multiple of block_size {search.block_size} and at"
+                f" most num_sequences {search.num_sequences}, got {first}"
             )
         if max(search.additive_steps or [0]) > plan.num_steps:
             raise InputError(

@@ -122,7 +122,7 @@ def _within_budget(search: SearchFile, saving: float) -> SearchRow:
     candidates = Candidates(
         log_ppl=np.array([row.estimates["log_gen_ppl"].value for row in rows]),
         saved=np.array([row.cost.saved_total for row in rows]),
-        in_band=np.array(
+        may_pick=np.array(
             [
                 row.in_entropy_band and fresh.in_entropy_band
                 for row, fresh in zip(rows, search.fresh, strict=True)

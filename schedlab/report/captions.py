@@ -35,7 +35,11 @@ def importance_facts(
 def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -> str:
     """Sequences, seed, precision, scorer, decoding and interval method of a search figure."""
     setting = file.setting
-    searched = f"n = {setting.num_sequences} sequences per schedule, seed {setting.seed}"
+    fewest = f"{file.race.looks[0].sequences} to " if file.race is not None else ""
+    raced = " (a race)" if fewest else ""
+    searched = (
+        f"n = {fewest}{setting.num_sequences} sequences per schedule{raced}, seed {setting.seed}"
+    )
     again = (
         f"n = {setting.fresh_sequences} sequences per schedule, fresh seed {setting.fresh_seed}"
     )

@@ -176,6 +176,7 @@ def _search(run: RunData) -> list[Section]:
                     " average over its idle steps. The paper counts blocks only, with a"
                     " forward at every step: the cost table shows both, and what was counted."
                 ),
+                _race(file),
                 front.pareto(run),
                 tables.front(run),
                 tables.costs(run),
@@ -187,6 +188,22 @@ def _search(run: RunData) -> list[Section]:
         ),
         _section("samples", "What the texts look like", [_samples(run, file)]),
     ]
+
+
+def _race(file: SearchFile) -> Paragraph | None:
+    """How schedules were raced, and what the drops are worth."""
+    race = file.race
+    if race is None:
+        return None
+    looks = ", ".join(f"{look.plans} on {look.sequences}" for look in race.looks)
+    return Paragraph(
+        f"Schedules were raced. Measured were {looks} sequences; after each look but the last a"
+        " schedule was dropped when one that costs no more was better with confidence (paired,"
+        f" over all {race.comparisons:,} comparisons and all looks together). The probability that"
+        f" any schedule of the true front was dropped is at most {percent(race.error)}. Sampled"
+        f" were {race.sequences:,} sequences instead of {race.sequences_without:,}. What was"
+        " dropped is shown with what it was measured on, and belongs to no front."
+    )
 
 
 def _decoding(file: SearchFile) -> str:

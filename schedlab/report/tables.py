@@ -231,6 +231,7 @@ def _quality_table(
     assert run.search is not None
     file = run.search
     measures = [pair for pair in QUALITY if any(pair[0] in row.estimates for row in rows)]
+    raced = any(row.dropped is not None for row in rows)
     return Table(
         name=name,
         title=title,
@@ -240,6 +241,7 @@ def _quality_table(
             Column("Gen-PPL against all heavy", numeric=True),
             *(Column(words, numeric=True) for _, words in measures),
             Column(SAVED, numeric=True),
+            *([Column("n", numeric=True)] if raced else []),
         ),
         rows=tuple(
             (
@@ -247,12 +249,18 @@ def _quality_table(
                 _change(row),
                 *(_estimate(row, measure) for measure, _ in measures),
                 share(row.cost.saved_total),
+                *([_sequences(row)] if raced else []),
             )
             for row in rows
         ),
         folded=folded,
         document_rows=document_rows,
     )
+
+
+def _sequences(row: SearchRow) -> Cell:
+    n = row.paired_log_ppl.n
+    return Cell(str(n), float(n), small="" if row.dropped is None else "dropped")
 
 
 def _change(row: SearchRow | FreshRow) -> Cell:

@@ -80,6 +80,35 @@ class Measurement:
         """Unigram entropy of every sample, nats."""
         return self.scores["entropy"]
 
+    def first_blocks(self, count: int) -> Measurement:
+        """The same on the first `count` blocks only."""
+        if count == len(self.blocks):
+            return self
+        num = sum(block.size for block in self.blocks[:count])
+        scores = {name: column_S[:num] for name, column_S in self.scores.items()}
+        forwards = {role: column_S[:num] for role, column_S in self.forwards.items()}
+        costs_S = {
+            "forwards": sum(forwards.values(), np.zeros(num, dtype=np.int64)),
+            "block_forwards": self.block_forwards_S[:num],
+            "flops_blocks": self.flops_blocks_S[:num],
+            "flops_total": self.flops_total_S[:num],
+            "seconds": self.seconds_S[:num],
+        }
+        return Measurement(
+            plan=self.plan,
+            blocks=self.blocks[:count],
+            prefix_length=self.prefix_length,
+            tokens_SL=self.tokens_SL[:num],
+            scores=scores,
+            forwards=forwards,
+            head_positions={role: found_S[:num] for role, found_S in self.head_positions.items()},
+            block_forwards_S=self.block_forwards_S[:num],
+            flops_blocks_S=self.flops_blocks_S[:num],
+            flops_total_S=self.flops_total_S[:num],
+            seconds_S=self.seconds_S[:num],
+            estimates=_estimates(scores, costs_S),
+        )
+
 
 def merge(records: Sequence[BlockRecord]) -> Measurement:
     """Merge a plan's records, in the order given, into one measurement.

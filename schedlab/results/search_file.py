@@ -67,6 +67,34 @@ class SearchSetting(Record):
     corpus_fingerprint: str
 
 
+class Look(Record):
+    """One look of a race."""
+
+    sequences: Annotated[int, Field(description="per plan, from the first")]
+    plans: Annotated[int, Field(description="still in the race")]
+
+
+class Race(Record):
+    """How plans were measured in a race (`schedlab.search.racing`)."""
+
+    error: Annotated[
+        float, Field(description="bound on the probability of dropping a plan of the true front")
+    ]
+    comparisons: Annotated[int, Field(description="per look, which that bound is divided among")]
+    looks: tuple[Look, ...]
+    sequences: Annotated[int, Field(description="sampled, over all plans")]
+    sequences_without: Annotated[int, Field(description="the same had nothing been dropped")]
+
+
+class Dropped(Record):
+    """Why racing stopped a plan early."""
+
+    sequences: Annotated[int, Field(description="that it was compared on")]
+    by: Annotated[Sha256, Field(description="a plan that costs no more and is better")]
+    difference: Annotated[float, Field(description="log Gen-PPL minus that plan's")]
+    at_least: Annotated[float, Field(description="its family-wise lower limit, above 0")]
+
+
 class RowCost(Record):
     """Cost of one plan, means over its sequences; `saved_*` are shares of all-heavy's cost.
 
@@ -115,6 +143,9 @@ class SearchRow(Record):
     additive: AdditiveScores
     in_entropy_band: bool
     on_front: Annotated[bool, Field(description="not dominated among plans within the band")]
+    dropped: Annotated[
+        Dropped | None, Field(description="racing stopped it early: its n is smaller")
+    ] = None
 
 
 class FreshRow(Record):
@@ -182,6 +213,7 @@ class SearchFile(FileRecord):
     setting: SearchSetting
     rows: tuple[SearchRow, ...]
     fresh: tuple[FreshRow, ...]
+    race: Race | None = None
     segment_influence: tuple[SegmentInfluence, ...] = ()
     rank_correlation: tuple[RankCorrelation, ...] = ()
     hypervolume: Hypervolume

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Protocol
 
 from schedlab.job import Job
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.results import Measurement, PlanCost, SeedBlock
-from schedlab.search.front import Band, entropy_band
+from schedlab.search.front import Band, entropy_band, excess
 
 Stage = Callable[[str], None]
 """Told what begins."""
@@ -41,14 +41,35 @@ class Bench:
         self.measured: dict[ModelSchedule, Measurement] = {}
         self.fresh: dict[ModelSchedule, Measurement] = {}
         self._costs: dict[ModelSchedule, PlanCost] = {}
+        self._heavy_of: dict[int, Measurement] = {}  # by number of blocks
 
     def plan(self, schedule: ModelSchedule) -> Plan:
         """The plan with this schedule."""
         return self.job.plan.plan(schedule)
 
-    def measure(self, schedules: Iterable[ModelSchedule]) -> None:
-        """Fill `measured` for these, on the sequences of the search."""
-        self._fill(self.measured, schedules, self.job.blocks())
+    def measure(self, schedules: Iterable[ModelSchedule], num_blocks: int | None = None) -> None:
+        """Fill `measured` for these, on the first or all seed blocks of the search.
+
+        What was measured on fewer blocks gets the rest; what was measured on more stays.
+        """
+        self._fill(self.measured, schedules, self.job.blocks()[:num_blocks])
+
+    def is_complete(self, schedule: ModelSchedule) -> bool:
+        """Whether it was measured on all sequences of the search: racing stops some early."""
+        return len(self.measured[schedule].blocks) == len(self.job.blocks())
+
+    def heavy_beside(self, measurement: Measurement) -> Measurement:
+        """All-heavy on the same sequences of the search."""
+        self.measure([self.heavy], len(measurement.blocks))
+        count = len(measurement.blocks)
+        if count not in self._heavy_of:
+            self._heavy_of[count] = self.measured[self.heavy].first_blocks(count)
+        return self._heavy_of[count]
+
+    def within_band(self, measurement: Measurement) -> bool:
+        """Whether entropy stays within the band around all-heavy's on the same sequences."""
+        band = self._band(self.heavy_beside(measurement))
+        return excess(band, measurement.estimates["entropy"].value) <= 0
 
     def measure_fresh(self, schedules: Iterable[ModelSchedule]) -> None:
         """Fill `fresh` for these, on sequences that no choice depends on."""
@@ -58,17 +79,17 @@ class Bench:
     def band(self) -> Band:
         """The entropy band around all-heavy on the sequences of the search: common noise."""
         self.measure([self.heavy])
-        return self._band(self.measured)
+        return self._band(self.measured[self.heavy])
 
     @cached_property
     def fresh_band(self) -> Band:
         """The same on fresh sequences."""
         self.measure_fresh([self.heavy])
-        return self._band(self.fresh)
+        return self._band(self.fresh[self.heavy])
 
-    def _band(self, known: Mapping[ModelSchedule, Measurement]) -> Band:
+    def _band(self, heavy: Measurement) -> Band:
         return entropy_band(
-            known[self.heavy].estimates["entropy"],
+            heavy.estimates["entropy"],
             standard_errors=self.job.search.entropy_standard_errors,
             nats=self.job.search.entropy_nats,
         )
@@ -79,7 +100,11 @@ class Bench:
         schedules: Iterable[ModelSchedule],
         blocks: Sequence[SeedBlock],
     ) -> None:
-        new = [schedule for schedule in dict.fromkeys(schedules) if schedule not in known]
+        new = [
+            schedule
+            for schedule in dict.fromkeys(schedules)
+            if schedule not in known or len(known[schedule].blocks) < len(blocks)
+        ]
         if new:
             plans = [self.plan(schedule) for schedule in new]
             known |= dict(zip(new, self.evaluator(plans, blocks), strict=True))

@@ -21,7 +21,6 @@ from schedlab.results.search_file import (
 from schedlab.search.additive import StepCosts, additive_score
 from schedlab.search.bench import Bench, Stage
 from schedlab.search.front import (
-    Band,
     Candidates,
     excess,
     hypervolume,
@@ -31,6 +30,7 @@ from schedlab.search.front import (
     reference_point,
 )
 from schedlab.search.proposals import Proposals, step_budgets
+from schedlab.search.racing import Racing
 from schedlab.search.space import assignment_of, of_commonest_cost
 
 SHOWN: frozenset[Why] = frozenset({"all_heavy", "all_light", "best", "knee", "budget", "worst"})
@@ -43,6 +43,7 @@ class Board:
     job: Job
     bench: Bench
     schedules: list[ModelSchedule]
+    race: Racing | None = None
     whys: dict[ModelSchedule, list[Why]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -50,7 +51,13 @@ class Board:
         self.candidates = Candidates(
             log_ppl=np.array([m.estimates["log_gen_ppl"].value for m in measured]),
             saved=np.array([self.bench.saved(schedule) for schedule in self.schedules]),
-            in_band=np.array([_within(self.bench.band, m) for m in measured]),
+            # What racing stopped early is compared on fewer sequences: it belongs to no front.
+            may_pick=np.array(
+                [
+                    self.bench.is_complete(s) and self.bench.within_band(m)
+                    for s, m in zip(self.schedules, measured, strict=True)
+                ]
+            ),
         )
         front = self.candidates.on_front
         self.front = {s for s, on in zip(self.schedules, front, strict=True) if on}
@@ -78,7 +85,7 @@ class Board:
             stage(f"measuring {len(set(wanted))} schedules again on fresh seeds")
             self.bench.measure_fresh(wanted)
             fresh = self.bench.fresh
-            outside = {s for s in picks.values() if not _within(self.bench.fresh_band, fresh[s])}
+            outside = {s for s in picks.values() if not self._holds(fresh[s])}
             if not outside:
                 break
             rejected |= outside
@@ -94,7 +101,7 @@ class Board:
     def _picks(self, rejected: set[ModelSchedule]) -> dict[str, ModelSchedule]:
         keep = np.array([schedule not in rejected for schedule in self.schedules])
         candidates = Candidates(
-            self.candidates.log_ppl, self.candidates.saved, self.candidates.in_band & keep
+            self.candidates.log_ppl, self.candidates.saved, self.candidates.may_pick & keep
         )
         found = {"best": pick_best(candidates), "knee": pick_knee(candidates)}
         if (wish := self.job.output.pick).startswith("budget="):
@@ -119,7 +126,9 @@ class Board:
         exhaustive = of_commonest_cost(proposals.of("exhaustive"), self.job.plan.light)
         if exhaustive:
             note(max(exhaustive, key=log_ppl), "worst")
-            note(min(exhaustive, key=log_ppl), "exhaustive_best")
+            complete = [schedule for schedule in exhaustive if self.bench.is_complete(schedule)]
+            if complete:
+                note(min(complete, key=log_ppl), "exhaustive_best")
         budgets = step_budgets(self.job)
         for schedule in proposals.of("additive"):
             if schedule.count(self.job.plan.light) in budgets:
@@ -131,7 +140,7 @@ class Board:
     ) -> SearchRow:
         """One plan of the result file."""
         plan, measurement = self.bench.plan(schedule), self.bench.measured[schedule]
-        heavy = self.bench.measured[self.bench.heavy]
+        heavy = self.bench.heavy_beside(measurement)
         light = self.job.plan.light
         assignment = assignment_of(schedule, self.job.search.num_segments)
         if not {light, self.job.plan.heavy}.issuperset(schedule.roles):
@@ -149,8 +158,9 @@ class Board:
             paired_log_ppl=paired_log_ppl_difference(measurement, heavy),
             cost=self._cost(schedule, measurement),
             additive=_additive(schedule, costs),
-            in_entropy_band=_within(self.bench.band, measurement),
+            in_entropy_band=self.bench.within_band(measurement),
             on_front=schedule in self.front,
+            dropped=None if self.race is None else self.race.dropped(schedule),
         )
 
     def _cost(self, schedule: ModelSchedule, measurement: Measurement) -> RowCost:
@@ -166,6 +176,10 @@ class Board:
             nominal_saved_total=self.bench.saved(schedule, "nominal_flops_total"),
             seconds=means["seconds"].value,
         )
+
+    def _holds(self, measurement: Measurement) -> bool:
+        """Whether a measurement on fresh seeds is within their band."""
+        return excess(self.bench.fresh_band, measurement.estimates["entropy"].value) <= 0
 
     def fresh_rows(self) -> list[FreshRow]:
         """Everything measured on fresh seeds, with texts where a reader looks at them."""
@@ -183,7 +197,7 @@ class Board:
                     estimates=dict(measurement.estimates)
                     | {"agreement": agreement(measurement, heavy)},
                     paired_log_ppl=paired_log_ppl_difference(measurement, heavy),
-                    in_entropy_band=_within(self.bench.fresh_band, measurement),
+                    in_entropy_band=self._holds(measurement),
                     samples=tuple(texts) if shown else (),
                 )
             )
@@ -206,10 +220,6 @@ class Board:
                 for family in families
             },
         )
-
-
-def _within(band: Band, measurement: Measurement) -> bool:
-    return excess(band, measurement.estimates["entropy"].value) <= 0
 
 
 def _additive(schedule: ModelSchedule, costs: Sequence[StepCosts]) -> AdditiveScores:

@@ -91,24 +91,24 @@ class Candidates:
     Args:
         log_ppl: log Gen-PPL, shape (N,).
         saved: share of all-heavy's FLOPs saved, shape (N,); all-heavy itself saves 0.
-        in_band: whether the entropy lies within the band, shape (N,).
+        may_pick: whether a plan may be picked: entropy within the band, measured in full; (N,).
     """
 
     log_ppl: FloatArray
     saved: FloatArray
-    in_band: BoolArray
+    may_pick: BoolArray
 
     def __post_init__(self) -> None:
-        for name, dtype in (("log_ppl", np.float64), ("saved", np.float64), ("in_band", bool)):
+        for name, dtype in (("log_ppl", np.float64), ("saved", np.float64), ("may_pick", bool)):
             object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
-        shapes = {self.log_ppl.shape, self.saved.shape, self.in_band.shape}
+        shapes = {self.log_ppl.shape, self.saved.shape, self.may_pick.shape}
         if len(shapes) != 1 or self.log_ppl.ndim != 1:
             raise InputError(f"candidates need one value per plan in every field, got {shapes}")
 
     @property
     def allowed(self) -> BoolArray:
         """Plans that are finite and within the entropy band."""
-        return self.in_band & np.isfinite(self.log_ppl) & np.isfinite(self.saved)
+        return self.may_pick & np.isfinite(self.log_ppl) & np.isfinite(self.saved)
 
     @property
     def on_front(self) -> BoolArray:

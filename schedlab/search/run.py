@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schedlab.job import Job
-from schedlab.results.search_file import SearchFile, SearchSetting
+from schedlab.results.search_file import Race, SearchFile, SearchSetting
 from schedlab.search.additive import StepCosts
 from schedlab.search.bayesian import AssignmentSpace, Objectives, Outcome, optimize
 from schedlab.search.bench import Bench, Evaluator, Stage
 from schedlab.search.board import Board
 from schedlab.search.front import excess
 from schedlab.search.proposals import Proposals, additive_assignments, propose
+from schedlab.search.racing import Racing, look_blocks
 from schedlab.search.space import Assignment, handmade
 from schedlab.search.statistics import influence_of, ranking_of
 
@@ -66,22 +67,40 @@ def search(
     """
     bench = Bench(job, evaluator)
     proposals = propose(job, costs, bench.step_share())
-    stage(f"sampling {len(proposals)} schedules")
-    bench.measure(proposals)
+    race, raced = _measure(job, bench, proposals, stage)
     if job.search.trials:
         _bayesian(job, bench, proposals, costs, database, context.fingerprint, stage)
-    board = Board(job, bench, list(proposals))
+    board = Board(job, bench, list(proposals), race=race)
     picks = board.choose(proposals, stage)
     stage("statistics")
     return SearchFile(
         setting=_setting(job, context, bench, board),
         rows=tuple(board.row(schedule, proposals, costs) for schedule in proposals),
         fresh=tuple(board.fresh_rows()),
+        race=raced,
         segment_influence=tuple(influence_of(job, proposals, bench.measured)),
         rank_correlation=tuple(ranking_of(job, proposals, bench.measured, costs)),
         hypervolume=board.hypervolume(proposals),
         picks={name: bench.plan(schedule).digest for name, schedule in picks.items()},
     )
+
+
+def _measure(
+    job: Job, bench: Bench, proposals: Proposals, stage: Stage
+) -> tuple[Racing | None, Race | None]:
+    """Measure all proposals, or race them; Optuna's are measured in full later."""
+    if job.search.race_from is None:
+        stage(f"sampling {len(proposals)} schedules")
+        bench.measure(proposals)
+        return None, None
+    race = Racing(
+        bench,
+        list(proposals),
+        kept=frozenset(proposals.of("handmade")),
+        error=job.search.race_error,
+        looks=look_blocks(job.search.race_from // job.search.block_size, len(job.blocks())),
+    )
+    return race, race.run(stage)
 
 
 def _bayesian(

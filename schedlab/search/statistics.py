@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from schedlab.job import Job
 from schedlab.plan import ModelSchedule
-from schedlab.results import Measurement
+from schedlab.results import Measurement, SeedBlock
 from schedlab.results.search_file import RankCorrelation, SegmentInfluence
 from schedlab.search.additive import StepCosts, additive_score
 from schedlab.search.influence import segment_influence
@@ -50,9 +50,10 @@ def ranking_of(
     if len(schedules) < MIN_PLANS:
         return []
     nll_BN, tokens_BN = _columns(schedules, measured)
+    blocks = _common_blocks(schedules, measured)
     if np.ptp(nll_BN.sum(axis=0) / tokens_BN.sum(axis=0)) == 0:
         return []  # all plans gave the same texts: there is nothing to rank
-    block_B = np.repeat(np.arange(len(job.blocks())), [block.size for block in job.blocks()])
+    block_B = np.repeat(np.arange(len(blocks)), [block.size for block in blocks])
     budget_N = np.array([schedule.count(job.plan.light) for schedule in schedules])
     ceiling = split_half_ceiling(nll_BN, tokens_BN, block_B, budget_N=budget_N)
     found = []
@@ -78,6 +79,14 @@ def ranking_of(
 def _columns(
     schedules: Sequence[ModelSchedule], measured: Measured
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    nll_BN = np.stack([measured[schedule].nll_S for schedule in schedules], axis=1)
-    tokens_BN = np.stack([measured[schedule].scored_tokens_S for schedule in schedules], axis=1)
+    num = sum(block.size for block in _common_blocks(schedules, measured))
+    nll_BN = np.stack([measured[s].nll_S[:num] for s in schedules], axis=1)
+    tokens_BN = np.stack([measured[s].scored_tokens_S[:num] for s in schedules], axis=1)
     return nll_BN, tokens_BN
+
+
+def _common_blocks(
+    schedules: Sequence[ModelSchedule], measured: Measured
+) -> tuple[SeedBlock, ...]:
+    """What all were measured on: racing stops some early, and all statistics here are paired."""
+    return min((measured[schedule].blocks for schedule in schedules), key=len)
