@@ -6,17 +6,23 @@ networks are only ever called with one number of rows, the last call filled up w
 first row. Rows of one call do not see each other, so their place and company change no bit (a test
 holds the transformer to it; other kernels are free to break it).
 
+Where a call runs out of memory its rows are halved, for this network from then on, until it fits;
+a warning says so, since tokens may then differ by rounding from those of full calls.
+
 Legend: R sequences, L positions, N picked positions, D features, V vocabulary, C rows of a call.
 """
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser
+from schedlab.errors import SchedlabError, SchedlabWarning
 from schedlab.sampling.compiled import Compiled
 
 # Enough to fill the machine: on CPU a call of 1,024 positions is as fast per position as larger
@@ -25,6 +31,9 @@ CPU_POSITIONS = 1 << 10
 GPU_POSITIONS = 1 << 14
 _SHORTEST = 16  # positions; shorter sequences do not make the call any larger
 HEAD_ROWS = 64
+
+_FITS: dict[tuple[int, int], tuple[weakref.ref[object], int]] = {}
+"""By network (its id) and rows of a full call: the network, and rows that fitted."""
 
 
 def call_rows(length: int, device: torch.device) -> int:
@@ -49,11 +58,42 @@ def logits_of(denoiser: Denoiser, features_ND: Tensor) -> Tensor:
 
 def _in_calls(call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor:
     """`call` on `size` rows at a time, one result per row of the inputs."""
+    network = getattr(call, "__self__", call)
+    key = (id(network), size)
+    if key in _FITS and _FITS[key][0]() is network:
+        size = _FITS[key][1]
     results = []
     for parts in zip(*(rows.split(size) for rows in inputs), strict=True):
         num_rows = len(parts[0])
-        results.append(call(*(_filled_up(part, size) for part in parts))[:num_rows])
+        try:
+            results.append(call(*(_filled_up(part, size) for part in parts))[:num_rows])
+            continue
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise SchedlabError(
+                    f"out of memory with one row of shape {tuple(parts[0].shape[1:])} in a call;"
+                    " shorten the length or use a machine with more memory"
+                ) from None
+        # Here the error and what its frames held are gone.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _FITS[key] = (weakref.ref(network), size // 2)
+        warnings.warn(
+            f"out of memory with {size} rows in a call; going on with {size // 2}",
+            SchedlabWarning,
+            stacklevel=2,
+        )
+        done = sum(len(part) for part in results)
+        rest = _in_calls(call, key[1], *(rows[done:] for rows in inputs))
+        return torch.cat([*results, rest])
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has an error of its own; the CPU's allocator has a message only."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _filled_up(rows_C: Tensor, size: int) -> Tensor:

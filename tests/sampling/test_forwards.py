@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import SchedlabError, SchedlabWarning
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
@@ -76,3 +78,50 @@ def test_no_token_depends_on_the_batch_size(dtype: torch.dtype) -> None:
     whole = tokens(0, 50)
     parts = [tokens(0, 1), tokens(1, 2), tokens(3, 47)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+class Small:
+    """A network on a machine that can hold so many rows of a call."""
+
+    def __init__(self, rows: int, message: str = "") -> None:
+        self.rows, self.message, self.calls = rows, message, []
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        return replace(model(torch.float32).spec, time_input="none")
+
+    def features(self, z_BL: torch.Tensor, t_B: torch.Tensor | None = None) -> torch.Tensor:
+        self.calls.append(len(z_BL))
+        if len(z_BL) > self.rows:
+            if self.message:
+                raise RuntimeError(self.message)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return z_BL[..., None].float()
+
+
+@pytest.mark.parametrize(
+    "message", ["", "[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"]
+)
+def test_calls_that_run_out_of_memory_are_halved_until_they_fit(message: str) -> None:
+    network = Small(rows=10, message=message)
+    z = torch.arange(45 * LENGTH).reshape(45, LENGTH)
+    with pytest.warns(SchedlabWarning, match=r"out of memory with (32|16) rows .* with (16|8)"):
+        found = features_of(network, z, None)  # type: ignore[arg-type]
+    assert torch.equal(found, z[..., None].float())
+    assert network.calls[:2] == [32, 16] and set(network.calls[2:]) == {8}
+    network.calls.clear()
+    features_of(network, z, None)  # type: ignore[arg-type]
+    assert set(network.calls) == {8}  # what fits is remembered
+
+
+def test_what_does_not_fit_at_all_is_one_line() -> None:
+    with (
+        pytest.warns(SchedlabWarning),
+        pytest.raises(SchedlabError, match="out of memory with one row of shape"),
+    ):
+        features_of(Small(rows=0), torch.zeros((4, LENGTH), dtype=torch.long), None)  # type: ignore[arg-type]
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        features_of(Small(rows=0, message="shape mismatch"), torch.zeros((4, LENGTH)), None)  # type: ignore[arg-type]
