@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import defaultdict
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from schedlab.denoisers.oracle import OracleDenoiser, ToyWorld, sequence_index
+from schedlab.denoisers.oracle import OracleDenoiser, TableDenoiser, ToyWorld, sequence_index
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
@@ -182,6 +185,77 @@ def test_first_hitting_reveals_one_position_at_a_time_and_is_exact() -> None:
     )
     with pytest.raises(InputError, match="has no parameters, got .'order'."):
         list(sample_events([odd], denoisers, process, ids_of(2)))
+
+
+def counts_of(plan: Plan, denoisers, process: MaskedProcess, num: int) -> np.ndarray:
+    """How often each final text was drawn by the event sampler, by its index."""
+    counts = np.zeros(process.mask_id**plan.length)
+    for found in sample_events([plan], denoisers, process, ids_of(num, seed=17)):
+        counts[sequence_index(torch.from_numpy(found.tokens_UL).long(), process.mask_id)] += 1
+    return counts
+
+
+def p_value(counts_X: np.ndarray, probs_X: np.ndarray) -> float:
+    """Chi-square test; texts that are expected fewer than 5 times are pooled."""
+    expected_X = probs_X * counts_X.sum()
+    rare = expected_X < 5
+    counts = np.append(counts_X[~rare], counts_X[rare].sum())
+    expected = np.append(expected_X[~rare], expected_X[rare].sum())
+    kept = expected > 0
+    assert counts[~kept].sum() == 0
+    return stats.chisquare(counts[kept], expected[kept] / expected.sum() * counts.sum()).pvalue
+
+
+@pytest.mark.parametrize("steps", [8, 64])
+def test_agrees_with_the_distribution_of_the_reference_sampler(steps, golden) -> None:
+    """MDLM's own ancestral sampler, summed up exactly (golden/mdlm_sampler); false alarms 1e-4."""
+    exact = np.load(golden / "mdlm_sampler" / "exact.npz", allow_pickle=False)
+    log_probs = torch.from_numpy(exact["subs_log_probs_all_states"]).double().reshape(-1, 4, 6)
+    denoiser = TableDenoiser(log_probs.clamp_min(-1e3))
+    plan = Plan(length=4, model_schedule=ModelSchedule.parse(f"H{steps}"))
+    counts = counts_of(plan, {"H": denoiser}, MaskedProcess(6, 5), 20_000)
+    assert p_value(counts, exact[f"final_uniform{steps}"]) > 1e-4
+
+
+@pytest.mark.parametrize("text", ["H1 L2", "L2 H3 L1", "H1 L1 H1 L1"])
+def test_schedules_have_the_law_of_the_dense_sampler(text) -> None:
+    """Every trajectory of the reverse process summed up; false alarms 1e-4."""
+    world = ToyWorld.random(num_real=3, length=3, seed=5)
+    heavy = OracleDenoiser(world)
+    denoisers = {"H": heavy, "L": heavy.perturbed(1.5, seed=2)}
+    plan = Plan(length=3, model_schedule=ModelSchedule.parse(text))
+    process = MaskedProcess(world.vocab_size, world.mask_id)
+    counts = counts_of(plan, denoisers, process, 20_000)
+    assert p_value(counts, dense_law(plan, denoisers, process)) > 1e-4
+
+
+def dense_law(plan: Plan, denoisers, process: MaskedProcess) -> np.ndarray:
+    """Probability of every final text: at each step every masked position is revealed with
+    probability (alpha_s - alpha_t) / (1 - alpha_t), its token drawn from the denoiser."""
+    mask, num_steps = process.mask_id, plan.num_steps
+    law = {(mask,) * plan.length: 1.0}
+    for k, role in enumerate(plan.model_schedule.steps):
+        t, s = 1 - k / num_steps, 1 - (k + 1) / num_steps
+        reveal, after = (t - s) / t, defaultdict(float)
+        for z, mass in law.items():
+            z_1L = torch.tensor([z])
+            features = denoisers[role].features(z_1L, torch.tensor([t]))
+            probs_LV = denoisers[role].logits(features[0]).double().softmax(-1).numpy()
+            choices = [
+                [(token, 1.0)]
+                if token != mask
+                else [(mask, 1 - reveal)] + [(v, reveal * probs_LV[i, v]) for v in range(mask)]
+                for i, token in enumerate(z)
+            ]
+            for outcome in itertools.product(*choices):
+                weight = np.prod([share for _, share in outcome])
+                after[tuple(token for token, _ in outcome)] += mass * float(weight)
+        law = after
+    final_X = np.zeros(mask**plan.length)
+    for z, mass in law.items():
+        if mask not in z:
+            final_X[int(sequence_index(torch.tensor([z]), mask))] += mass
+    return final_X
 
 
 def test_the_events_of_a_fine_grid_are_those_of_first_hitting() -> None:
