@@ -124,7 +124,8 @@ class SearchConfig(Record):
 
     Args:
         num_segments: equal segments S that assignments are made of.
-        handmade: the seven hand-made schedules.
+        handmade: the hand-made schedules, seven at one share.
+        handmade_shares: shares of light steps in the mixed ones.
         additive: for every number of light segments the best assignment by loss gap and by path
             KL; needs the analysis.
         additive_steps: numbers of light steps for which the steps are sorted one by one as well;
@@ -151,6 +152,7 @@ class SearchConfig(Record):
 
     num_segments: Count = 10
     handmade: bool = True
+    handmade_shares: Annotated[list[Share], Field(min_length=1)] = [0.25]
     additive: bool = True
     additive_steps: list[Natural] | None = None
     exhaustive: bool = True

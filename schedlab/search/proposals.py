@@ -20,6 +20,8 @@ from schedlab.search.additive import (
 )
 from schedlab.search.space import Assignment, assignments, handmade
 
+PUBLISHED_SHARE = 0.25
+
 
 @dataclass
 class Proposals:
@@ -67,8 +69,9 @@ def propose(
     heavy, light, num_steps = job.plan.heavy, job.plan.light, job.plan.num_steps
     found = Proposals()
     if job.search.handmade:
-        seven = handmade(num_steps, heavy=heavy, light=light)
-        found.add("handmade", seven.values(), names=seven)
+        for light_share in job.search.handmade_shares:
+            mixed = handmade(num_steps, heavy=heavy, light=light, share=light_share)
+            _add_handmade(found, mixed, light_share)
     else:  # what everything is compared with
         ends = {"all_heavy": heavy, "all_light": light}
         schedules = [ModelSchedule.constant(role, num_steps) for role in ends.values()]
@@ -133,6 +136,16 @@ def _exhaustive_assignments(job: Job) -> Iterator[Assignment]:
         num_light=num_light,
         limit=job.search.max_plans,
     )
+
+
+def _add_handmade(found: Proposals, schedules: Mapping[str, ModelSchedule], share: float) -> None:
+    """Names of other shares than the published quarter say theirs: `sandwich_50`."""
+    suffix = "" if share == PUBLISHED_SHARE else f"_{100 * share:g}"
+    for name, schedule in schedules.items():
+        known = schedule in found.families
+        constant = len(schedule.roles) == 1
+        label = name if constant else name + suffix
+        found.add("handmade", [schedule], [] if known else [label])
 
 
 def _add_additive(

@@ -18,14 +18,17 @@ Assignment = tuple[str, ...]
 MIN_HANDMADE_STEPS = 4
 
 
-def handmade(num_steps: int, *, heavy: str = "H", light: str = "L") -> dict[str, ModelSchedule]:
+def handmade(
+    num_steps: int, *, heavy: str = "H", light: str = "L", share: float = 0.25
+) -> dict[str, ModelSchedule]:
     """The seven hand-made schedules of arXiv 2604.02340 at any number of steps.
 
     A quarter of the steps is light (rounded, the same number in all five mixed schedules): the
-    first, second, third or last quarter, or half at each end (the sandwich).
+    first, second, third or last quarter, or half at each end (the sandwich). Other shares than a
+    quarter [O] keep the middles of the second and third quarter as far as they fit.
 
     Returns:
-        Name to schedule, from all-heavy to all-light.
+        Name to schedule, from all-heavy to all-light; each schedule once.
 
     Raises:
         InputError: fewer than 4 steps, where a quarter is not a step.
@@ -37,25 +40,31 @@ def handmade(num_steps: int, *, heavy: str = "H", light: str = "L") -> dict[str,
         )
     # Two light steps at least, so that the sandwich has two sides; except where that is half of
     # all.
-    num_light = max(round(num_steps / 4), 2 if num_steps > MIN_HANDMADE_STEPS else 1)
+    num_light = max(round(share * num_steps), 2 if num_steps > MIN_HANDMADE_STEPS else 1)
     front = max(1, num_light // 2)
     back = max(1, num_light - front)
 
-    def window(first: int) -> ModelSchedule:
+    def window(middle: float) -> ModelSchedule:
+        first = round((middle - share / 2) * num_steps)
+        first = min(max(first, 0), num_steps - num_light)
         steps = [heavy] * num_steps
         steps[first : first + num_light] = [light] * num_light
         return ModelSchedule.from_steps(steps)
 
     sandwich = [light] * front + [heavy] * (num_steps - front - back) + [light] * back
-    return {
+    found = {
         "all_heavy": ModelSchedule.constant(heavy, num_steps),
         "light_first": window(0),
-        "light_second": window(round(num_steps / 4)),
-        "light_third": window(round(num_steps / 2)),
-        "light_last": window(num_steps - num_light),
+        "light_second": window(3 / 8),
+        "light_third": window(5 / 8),
+        "light_last": window(1),
         "sandwich": ModelSchedule.from_steps(sandwich),
         "all_light": ModelSchedule.constant(light, num_steps),
     }
+    names: dict[ModelSchedule, str] = {}
+    for name, schedule in found.items():
+        names.setdefault(schedule, name)
+    return {name: schedule for schedule, name in names.items()}
 
 
 def assignments(

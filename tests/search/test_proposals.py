@@ -66,3 +66,13 @@ def test_with_three_roles_the_additive_front_mixes_them_at_the_same_cost() -> No
         lowest = min(score(a) for a in everything if cost(a) <= budget)
         reached = min(score(a) for a in (*two, *mixed) if cost(a) <= budget)
         assert reached == pytest.approx(lowest)
+
+
+def test_hand_made_schedules_of_several_shares_are_named_by_them() -> None:
+    job = planted_job(handmade_shares=[0.25, 0.5], exhaustive=False, additive=False)
+    found = propose(job)
+    assert found.names[ModelSchedule.parse("L2 H15 L3")] == "sandwich"
+    assert found.names[ModelSchedule.parse("L5 H10 L5")] == "sandwich_50"
+    assert (
+        len(found.of("handmade")) == 12 and found.names[ModelSchedule.parse("L20")] == "all_light"
+    )

@@ -98,3 +98,21 @@ def test_too_large_a_set_is_refused_before_anything_is_enumerated() -> None:
 def test_impossible_spaces_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         assignments(**arguments)
+
+
+def test_other_shares_move_the_middles_only_as_far_as_they_must() -> None:
+    half = {name: str(schedule) for name, schedule in handmade(40, share=0.5).items()}
+    assert half == {
+        "all_heavy": "H40",
+        "light_first": "L20 H20",
+        "light_second": "H5 L20 H15",
+        "light_third": "H15 L20 H5",
+        "light_last": "H20 L20",
+        "sandwich": "L10 H20 L10",
+        "all_light": "L40",
+    }
+    most = {name: str(schedule) for name, schedule in handmade(40, share=0.75).items()}
+    assert "light_second" not in most and most["light_first"] == "L30 H10"  # the same schedule
+    for share in (0.1, 0.25, 0.6):
+        mixed = [s for s in handmade(40, share=share).values() if len(s.roles) > 1]
+        assert {schedule.count("L") for schedule in mixed} == {round(40 * share)}
