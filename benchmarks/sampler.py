@@ -1,7 +1,7 @@
 """How much faster is the event sampler than our loop and than the samplers that papers publish?
 
-Three ways to draw the same law with the same network on the same machine, alternating in one
-process, so that the ratio holds where seconds do not:
+Three ways to draw the same law with the same network on the same machine, each in a process of its
+own and asked in turn, so that the ratio holds where seconds do not:
 
     dense   what public masked-diffusion samplers do: every step, the head at every position, a
             float64 categorical draw over [B, L, V]; the network is skipped only when the last step
@@ -13,29 +13,29 @@ The dense way is timed on some steps spread over the trajectory and extrapolated
 (its cost per step is constant up to the skipped forwards, which are counted). Loop and events must
 give the same tokens; the script fails if not.
 
-    python benchmarks/sampler.py --out benchmarks/results/sampler.json
+    python benchmarks/sampler.py
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
-import statistics
+import functools
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import Any
 
+import common
 import numpy as np
 import torch
+from common import OwnProcess
+from workloads import Run, all_heavy, first_ids, process_of, random_network, run_events
 
 from schedlab.denoisers import checkpoint
-from schedlab.denoisers.base import Denoiser
-from schedlab.denoisers.transformer import Transformer, TransformerConfig
-from schedlab.plan import ModelSchedule, Plan
-from schedlab.processes import MaskedProcess
-from schedlab.results import SeedBlock
-from schedlab.sampling import SequenceIds, Work, sample, sample_events
+from schedlab.denoisers.cost import block_flops, forward_flops, head_flops
+from schedlab.denoisers.transformer import Transformer
+from schedlab.plan import Plan
+from schedlab.sampling import sample
 from schedlab.sampling.compiled import Compiled
 
 
@@ -57,38 +57,70 @@ CASES = (
     Case("d=256, 6 blocks, V=50,258, T=1,000", 128, 1000, 50_258),
     Case("d=256, 6 blocks, V=8,192, T=L=128", 128, 128, 8_192),
 )
+QUICK = (Case("d=64, 2 blocks, V=2,048, T=100", 32, 100, 2_048, 64, 2),)
 
 
+@dataclass(frozen=True)
+class Way:
+    """A sampler with a network in a precision, compiled or not."""
+
+    sampler: str
+    precision: str = "float32"
+    compiled: bool = False
+
+
+WAYS = {
+    "dense": Way("dense"),
+    "loop": Way("loop"),
+    "events": Way("events"),
+    "events_bf16": Way("events", "bfloat16"),
+    "events_compiled": Way("events", compiled=True),
+    "events_bf16_compiled": Way("events", "bfloat16", compiled=True),
+}
+
+
+@functools.cache
 def network(case: Case, precision: str) -> Transformer:
     """The bundled heavy model, or random weights."""
-    dtype = getattr(torch, precision)
     if not case.vocab_size:
         return checkpoint.load("bundled:heavy", precision=precision)
-    config = TransformerConfig(
+    return random_network(
         vocab_size=case.vocab_size,
-        mask_id=case.vocab_size - 1,
-        num_blocks=case.num_blocks,
+        length=case.length,
         hidden_size=case.hidden_size,
-        num_heads=case.hidden_size // 32,
-        max_length=case.length,
+        num_blocks=case.num_blocks,
+        precision=precision,
     )
-    model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(0))
-    return model.to(dtype).eval()
+
+
+@functools.cache
+def compiled(case: Case, precision: str) -> Compiled:
+    """The same, compiled."""
+    return Compiled(network(case, precision))
+
+
+def run(way: Way, case: Case, num_steps: int, num: int, dense_steps: int) -> Run:
+    """One way on `num` sequences (the dense one: a batch of them)."""
+    if way.sampler == "dense":
+        return dense(network(case, way.precision), case.length, num_steps, num, dense_steps)
+    plan = all_heavy(case.length, num_steps)
+    if way.sampler == "loop":
+        return loop(network(case, way.precision), plan, num)
+    get = compiled if way.compiled else network
+    return run_events([plan], {"H": get(case, way.precision)}, num)
 
 
 @torch.inference_mode()
-def dense(model: Transformer, case: Case, batch: int, timed_steps: int) -> tuple[float, float]:
-    """Seconds per sequence of the whole trajectory (extrapolated), and the share of forwards."""
+def dense(model: Transformer, length: int, num_steps: int, batch: int, timed_steps: int) -> Run:
+    """The whole trajectory of a batch, extrapolated from some of its steps."""
     generator = torch.Generator().manual_seed(0)
     mask = model.config.mask_id
     # Steps spread over the trajectory: at step k of T a position is revealed with k / T.
-    marks = np.linspace(0, case.num_steps - 1, timed_steps).round().astype(int)
-    changed_share = 1 - (1 - 1 / case.num_steps) ** (batch * case.length)
+    marks = np.linspace(0, num_steps - 1, timed_steps).round().astype(int)
     network_seconds = draw_seconds = 0.0
     for k in marks.tolist():
-        t, s = 1 - k / case.num_steps, 1 - (k + 1) / case.num_steps
-        x = torch.randint(0, mask, (batch, case.length), generator=generator)
+        t, s = 1 - k / num_steps, 1 - (k + 1) / num_steps
+        x = torch.randint(0, mask, (batch, length), generator=generator)
         x[torch.rand(x.shape, generator=generator) < t] = mask
         begin = time.perf_counter()
         logits = model.logits(model.features(x))
@@ -104,111 +136,117 @@ def dense(model: Transformer, case: Case, batch: int, timed_steps: int) -> tuple
         end = time.perf_counter()
         network_seconds += middle - begin
         draw_seconds += end - middle
-    per_step = (changed_share * network_seconds + draw_seconds) / timed_steps
-    return per_step * case.num_steps / batch, changed_share
+    share = dense_forward_share(length, num_steps, batch)
+    forwards = share * num_steps * batch
+    return Run(
+        seconds=(share * network_seconds + draw_seconds) * num_steps / timed_steps,
+        flops=forwards * forward_flops(model.spec, length),
+        forwards={"H": round(forwards)},
+        calls={"H": round(forwards / batch)},
+        tokens_NSL=np.zeros((0, 0, 0), dtype=np.int32),
+    )
 
 
-def events(model: Denoiser, case: Case, num: int) -> tuple[float, np.ndarray, Work]:
-    """Seconds per sequence, tokens, and what was run."""
-    plan, ids = plan_and_ids(case, num)
-    process, work = process_of(model), Work()
-    tokens = np.zeros((num, case.length), dtype=np.int64)
+def dense_forward_share(length: int, num_steps: int, batch: int) -> float:
+    """How often the last step changed something somewhere in the batch."""
+    return 1 - (1 - 1 / num_steps) ** (batch * length)
+
+
+def loop(model: Transformer, plan: Plan, num: int) -> Run:
+    """Steps in lock step."""
+    ids, process = first_ids(num), process_of(model)
     begin = time.perf_counter()
-    for found in sample_events([plan], {"H": model}, process, ids, work=work):
-        tokens[found.sequence] = found.tokens_UL[0]
-    return (time.perf_counter() - begin) / num, tokens, work
+    state = sample(plan, {"H": model}, process, ids)
+    seconds = time.perf_counter() - begin
+    forwards = int(state.usage["H"].forwards_B.sum())
+    read = int(state.usage["H"].head_positions_B.sum())
+    return Run(
+        seconds=seconds,
+        flops=forwards * block_flops(model.spec, plan.length) + head_flops(model.spec, read),
+        forwards={"H": forwards},
+        calls={},
+        tokens_NSL=state.z_BL.numpy().astype(np.int32)[None],
+    )
 
 
-def loop(model: Transformer, case: Case, num: int) -> tuple[float, np.ndarray]:
-    """Seconds per sequence, and tokens."""
-    plan, ids = plan_and_ids(case, num)
-    begin = time.perf_counter()
-    state = sample(plan, {"H": model}, process_of(model), ids)
-    return (time.perf_counter() - begin) / num, state.z_BL.numpy()
-
-
-def plan_and_ids(case: Case, num: int) -> tuple[Plan, SequenceIds]:
-    """All heavy, and the first sequences of a seed."""
-    plan = Plan(length=case.length, model_schedule=ModelSchedule.constant("H", case.num_steps))
-    return plan, SequenceIds.of([SeedBlock(0, 0, num)])
-
-
-def process_of(model: Denoiser) -> MaskedProcess:
-    """The process over the model's vocabulary."""
-    return MaskedProcess(model.spec.vocab_size, model.spec.mask_id)
+def measured(
+    case: Case, sizes: dict[str, int], dense_steps: int, repeats: int, peaks: dict[str, Any]
+) -> dict[str, Any]:
+    """One case: every way, and how many times as long as the events the others take."""
+    with ExitStack() as stack:
+        processes = {way: stack.enter_context(OwnProcess()) for way in sizes}
+        for way, process in processes.items():  # compiling and lazy set-up are no way's cost
+            process.call(run, WAYS[way], case, 8, sizes[way], 1)
+        found = common.in_turn(
+            {
+                way: partial(
+                    process.call, run, WAYS[way], case, case.num_steps, sizes[way], dense_steps
+                )
+                for way, process in processes.items()
+            },
+            repeats,
+        )
+        memory = {way: process.memory() for way, process in processes.items()}
+    for one, other in zip(found["events"], found["loop"], strict=True):
+        if not np.array_equal(one.tokens_NSL, other.tokens_NSL):
+            raise SystemExit(f"{case.name}: events and loop differ")
+    seconds = {way: [one.seconds / sizes[way] for one in runs] for way, runs in found.items()}
+    rows: dict[str, dict[str, Any]] = {
+        way: {
+            "precision": WAYS[way].precision,
+            "sequences": sizes[way],
+            "seconds_per_sequence": seconds[way],
+            "forwards_per_sequence": runs[0].forwards["H"] / sizes[way],
+            "gflop_per_sequence": runs[0].flops / sizes[way] / 1e9,
+            "share_of_matmul_peak": common.share_of_peak(
+                peaks, WAYS[way].precision, runs[0].flops, [one.seconds for one in runs]
+            ),
+            "memory": memory[way],
+        }
+        for way, runs in found.items()
+    }
+    print(case.name, flush=True)
+    for way, row in rows.items():
+        print(
+            f"  {way}: {common.shown(common.spread(seconds[way]))} s a sequence, dense takes"
+            f" {common.shown(common.ratios(seconds['dense'], seconds[way]))} times as long;"
+            f" {common.shown(row['share_of_matmul_peak'])} of the {WAYS[way].precision} peak;"
+            f" {common.mebibytes(memory[way])}",
+            flush=True,
+        )
+    return {
+        "case": case.name,
+        "length": case.length,
+        "num_steps": case.num_steps,
+        "dense_forward_share": dense_forward_share(case.length, case.num_steps, sizes["dense"]),
+        "ways": rows,
+        **{f"ratio_dense_{way}": common.ratios(seconds["dense"], seconds[way]) for way in seconds},
+        "ratio_loop_events": common.ratios(seconds["loop"], seconds["events"]),
+    }
 
 
 def main() -> None:
     """Time all ways in all cases and write one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sequences", type=int, default=16, help="of the event sampler")
-    parser.add_argument("--dense-batch", type=int, default=16)
-    parser.add_argument("--dense-steps", type=int, default=6, help="timed per repeat")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", type=int, nargs="*", help="cases by number")
-    parser.add_argument("--out", type=Path, help="JSON file; standard output by default")
-    options = parser.parse_args()
+    made = common.parser(__doc__, "sampler")
+    made.add_argument("--sequences", type=int, help="of loop and events")
+    made.add_argument("--dense-batch", type=int, default=16)
+    made.add_argument("--dense-steps", type=int, default=6, help="timed per repeat")
+    made.add_argument("--only", type=int, nargs="*", help="cases by number")
+    options = common.parsed(made, repeats=3)
+    cases = QUICK if options.quick else CASES
+    num = options.sequences or (8 if options.quick else 16)
+    setting = common.described()
+    peaks = common.matmul_peaks("float32", "bfloat16", rounds=options.peak_rounds)
     rows = []
-    for number, case in enumerate(CASES):
+    for number, case in enumerate(cases):
         if options.only and number not in options.only:
             continue
-        same, fast = network(case, "float32"), network(case, "bfloat16")
-        batch = options.dense_batch if case.vocab_size < 50_000 else 4
-        compiled = {
-            "events_bf16": fast,
-            "events_compiled": Compiled(same),
-            "events_bf16_compiled": Compiled(fast),
-        }
-        dense(same, case, batch, 1)  # warm up: compiling and lazy set-up are no way's cost
-        for model in (same, *compiled.values()):
-            events(model, Case(case.name, case.length, 8, case.vocab_size), 8)
-        found: dict[str, list[float]] = {}
-        for _ in range(options.repeats):
-            seconds, share = dense(same, case, batch, options.dense_steps)
-            ours, tokens, work = events(same, case, options.sequences)
-            looped, expected = loop(same, case, options.sequences)
-            if not np.array_equal(tokens, expected):
-                raise SystemExit(f"{case.name}: events and loop differ")
-            found.setdefault("dense", []).append(seconds)
-            found.setdefault("loop", []).append(looped)
-            found.setdefault("events", []).append(ours)
-            for way, model in compiled.items():
-                found.setdefault(way, []).append(events(model, case, options.sequences)[0])
-        row = {
-            "case": case.name,
-            "length": case.length,
-            "num_steps": case.num_steps,
-            "dense_forward_share": share,
-            "forwards_per_sequence": work.forwards["H"] / options.sequences,
-            "seconds_per_sequence": found,
-            **{
-                f"ratio_dense_{way}": spread(found["dense"], found[way])
-                for way in ("events", *compiled)
-            },
-            "ratio_loop_events": spread(found["loop"], found["events"]),
-        }
-        rows.append(row)
-        print(
-            json.dumps({k: v for k, v in row.items() if k != "seconds_per_sequence"}), flush=True
-        )
-    result = {
-        "rows": rows,
-        "repeats": options.repeats,
-        "sequences": options.sequences,
-        "dense_batch": options.dense_batch,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def spread(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """Median, smallest and largest ratio over the repeats."""
-    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+        ways = [way for way in WAYS if not (options.quick and WAYS[way].compiled)]
+        sizes = dict.fromkeys(ways, num)
+        # One float64 array over [B, L, V] is 0.8 GiB at 16 sequences and V = 50,258.
+        sizes["dense"] = options.dense_batch if case.vocab_size < 50_000 else 4
+        rows.append(measured(case, sizes, options.dense_steps, options.repeats, peaks))
+    common.write(options, {"setting": setting, "matmul_peaks": peaks, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -75,7 +75,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         size = config.hidden_size
-        self.embedding = nn.Embedding(config.vocab_size, size)
+        # Its own first values would be drawn, which on the meta device imports the compiler.
+        weight = torch.empty(config.vocab_size, size)
+        self.embedding = nn.Embedding(config.vocab_size, size, _weight=weight)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.RMSNorm(size, eps=1e-6)
         self.head = nn.Linear(size, config.vocab_size, bias=False)
