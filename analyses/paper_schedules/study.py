@@ -40,7 +40,7 @@ from schedlab.search.racing import paired_limits
 
 LIGHTS = {4: "L", 6: "Lsix", 8: "Leight", 10: "Lten"}
 BUNDLED = {"heavy", "heavy-b", "light-4", "light-8", "scorer"}
-SHARES = [0.1, 0.25, 0.5, 0.75]
+SHARES, FEW_SHARES = [0.1, 0.25, 0.5, 0.75], [0.25, 0.75]
 QUARTER = ("light_first", "light_second", "light_third", "light_last", "sandwich")
 LEVEL = 0.05 / 2
 
@@ -70,9 +70,9 @@ class Study:
             "length": 16 if smoke else 64,
             "num_steps": 16 if smoke else 40,
             "num_segments": 4 if smoke else 10,
-            "handmade_sequences": 32 if smoke else 192,
+            "handmade_sequences": 32 if smoke else 128,
             "exhaustive_sequences": 32,
-            "fresh_sequences": 32 if smoke else 192,
+            "fresh_sequences": 32 if smoke else 128,
             "windows": 32 if smoke else 256,
             "prefix_length": 4 if smoke else 16,
             "seed": 11,
@@ -140,8 +140,12 @@ class Study:
     # Questions
 
     def handmade(self, blocks: int) -> dict[str, Any]:
-        """Hand-made schedules of one light at all shares, and whether the sandwich wins."""
-        return self._handmade(f"handmade-{blocks}", self.job(blocks))
+        """Hand-made schedules of one light, and whether the sandwich wins.
+
+        At all shares for the lightest, at two of them for the others.
+        """
+        shares = SHARES if blocks == self.lights[0] else FEW_SHARES
+        return self._handmade(f"handmade-{blocks}", self.job(blocks, handmade_shares=shares))
 
     def prefix(self) -> dict[str, Any]:
         """The same for the lightest at a quarter, given the first tokens of held-out texts."""

@@ -125,7 +125,8 @@ def corpus_tables(result: Result) -> Iterable[str]:
     for name, row in result["lights"][lights[0]]["rows"].items():
         if name == "all_heavy":
             continue
-        cells = [percent(result["lights"][n]["rows"][name]["change"]) for n in lights]
+        others = [result["lights"][n]["rows"].get(name) for n in lights]
+        cells = [percent(other["change"]) if other else "-" for other in others]
         saved = [f"{100 * row[k]:.1f} %" for k in ("saved_blocks_nominal", "saved")]
         yield f"| {said(name)} | " + " | ".join([*cells, *saved]) + " |"
     rho = result["prefix_rank_correlation"]
