@@ -342,7 +342,7 @@ def load_job(path: str | os.PathLike[str]) -> Job:
     if "kind" in data:
         raise InputError(f"{path}: a training job (it has a 'kind'); run it with schedlab train")
     job = validate(Job, data, where=str(path))
-    return _with_absolute_paths(job, file.resolve().parent)
+    return with_absolute_paths(job, file.resolve().parent)
 
 
 def parse_job(data: dict[str, Any], *, where: str = "job") -> Job:
@@ -370,7 +370,10 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _with_absolute_paths(job: Job, folder: Path) -> Job:
+def with_absolute_paths(job: Job, folder: Path) -> Job:
+    """The job with relative paths taken as relative to `folder`: a copy of it elsewhere means the
+    same files."""
+
     def place(location: str) -> str:
         is_name = location in ("bundled", "embedded") or location.startswith(("bundled:", "hf:"))
         return location if is_name else os.path.normpath(folder / location)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedlab.errors import InputError
-from schedlab.job import dump_job, load_job, parse_job
+from schedlab.job import dump_job, load_job, parse_job, with_absolute_paths
 from schedlab.pipeline.demo import demo_job
 
 LAB = {"denoisers": {"H": "bundled:heavy", "L": "bundled:light-4", "M": "bundled:light-8"}}
@@ -173,3 +173,16 @@ def test_the_demos_job_is_the_stated_one() -> None:
     config = job.importance_config()
     assert config.num_levels == 50 and config.heavy_b == "Hb" and config.lights == ["L", "M"]
     assert demo_job(quick=True).importance_config().num_levels >= 50
+
+
+def test_paths_of_a_placed_job_mean_the_same_files_wherever_it_is_copied(tmp_path: Path) -> None:
+    data = {
+        "lab": {"denoisers": {"H": "models/h", "L": "bundled:light-4"}, "scorer": "models/s"},
+        "corpus": {"source": "text.jsonl"},
+    }
+    placed = with_absolute_paths(parse_job(data), tmp_path)
+    assert placed.lab.denoisers == {"H": str(tmp_path / "models/h"), "L": "bundled:light-4"}
+    assert placed.corpus.source == str(tmp_path / "text.jsonl")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "job.toml").write_text(dump_job(placed), encoding="utf-8")
+    assert load_job(tmp_path / "elsewhere" / "job.toml") == placed

@@ -63,7 +63,8 @@ class Study:
     """Jobs of one corpus and what they gave."""
 
     def __init__(self, corpus: str, models: Path, out: Path, smoke: bool) -> None:
-        self.corpus, self.models, self.out, self.smoke = corpus, models, out, smoke
+        self.corpus = corpus if corpus == "embedded" else str(Path(corpus).absolute())
+        self.models, self.out, self.smoke = models.absolute(), out, smoke
         self.quarter: dict[str, dict[str, Measurement]] = {}  # by name of the run
         self.lights = [blocks for blocks in LIGHTS if self._location(f"light-{blocks}")]
         self.setting = {
@@ -84,7 +85,7 @@ class Study:
     def _location(self, name: str) -> str | None:
         folder = self.models / name
         if (folder / "model.safetensors").exists():
-            return str(folder.absolute())
+            return str(folder)
         return f"bundled:{name}" if self.corpus == "embedded" and name in BUNDLED else None
 
     def job(self, light: int, *, others: bool = False, **search: Any) -> Job:
