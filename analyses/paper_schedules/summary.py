@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,17 +51,25 @@ def lines(results: list[Result]) -> Iterable[str]:
         yield from corpus_tables(result)
 
 
+def plain(text: str) -> str:
+    """Roles by the number of their blocks."""
+    names = {"H": "heavy", "L": "light 4", "Lsix": "light 6", "Leight": "light 8"}
+    names |= {"Lten": "light 10", "Hb": "second heavy"}
+    return re.sub(r"\b(H|Hb|L|Lsix|Leight|Lten)\b(?!\d)", lambda m: names[m[1]], text)
+
+
 def claims(results: list[Result]) -> Iterable[str]:
     """Claim by claim, one column per corpus."""
     yield "## Claims\n"
     yield "| claim | " + " | ".join(result["name"] for result in results) + " |"
     yield "|---|" + "---|" * len(results)
-    for blocks in results[0]["lights"]:
+    for blocks in dict.fromkeys(blocks for result in results for blocks in result["lights"]):
         for claim, judge in (
             (f"light {blocks}, a quarter light: the sandwich is the best", sandwich),
             (f"light {blocks}, a quarter light: 2nd or 3rd quarter is worst", middle_worst),
         ):
-            cells = [judge(r["lights"][blocks]["quarter"]) for r in results]
+            found = [r["lights"].get(blocks) for r in results]
+            cells = [judge(one["quarter"]) if one else "-" for one in found]
             yield f"| {claim} | " + " | ".join(cells) + " |"
     for claim, judge in (
         ("given a prefix (light 4): the sandwich is the best", sandwich),
@@ -73,8 +82,10 @@ def claims(results: list[Result]) -> Iterable[str]:
         cells = []
         for result in results:
             found = [one for one in result["findings"] if one["question"] == question]
-            cells.append(f"{SIGNS[found[0]['verdict']]}: {found[0]['text']}" if found else "-")
-        yield f"| {question} | " + " | ".join(cells) + " |"
+            cells.append(
+                f"{SIGNS[found[0]['verdict']]}: {plain(found[0]['text'])}" if found else "-"
+            )
+        yield f"| {plain(question)} | " + " | ".join(cells) + " |"
     yield ""
 
 
@@ -110,9 +121,9 @@ def corpus_tables(result: Result) -> Iterable[str]:
     yield (
         f"{setting['length']} tokens, {setting['num_steps']} steps, seed {setting['seed']},"
         f" scorer: {setting['scorer']}. NELBO in nats per token ({setting['windows']} windows): "
-        + "; ".join(f"{role} {number(found)}" for role, found in result["nelbo"].items())
+        + "; ".join(f"{plain(r)} {number(found)}" for r, found in result["nelbo"].items())
         + ". Light minus heavy: "
-        + "; ".join(f"{role} {number(found)}" for role, found in result["gap"].items())
+        + "; ".join(f"{plain(r)} {number(found)}" for r, found in result["gap"].items())
         + ".\n"
     )
     yield (
@@ -189,7 +200,7 @@ def draw_handmade(result: Result) -> plt.Figure:
     axes.set_title(
         f"{result['name']}: a quarter of the steps light; paired, 95 %, n = {n}", fontsize=9
     )
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=8, frameon=False, ncols=4, loc="outside lower center")
     return figure
 
 
@@ -228,7 +239,7 @@ def draw_shares(result: Result) -> plt.Figure:
         f" {setting['fresh_sequences']} (fresh), {setting['handmade_sequences']} (sandwich)",
         fontsize=9,
     )
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(fontsize=8, frameon=False, ncols=3, loc="outside lower center")
     return figure
 
 
