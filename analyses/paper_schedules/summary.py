@@ -35,6 +35,7 @@ def main(folder: str, *paths: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     results = [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
     for result in results:
+        result["corpus"] = Path(result["corpus"]).name
         result["name"] = "embedded" if result["corpus"] == "embedded" else "stories"
         write_atomic(out / f"{result['name']}.json", json.dumps(result, indent=1))
         for name, draw in (("handmade", draw_handmade), ("shares", draw_shares)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from schedlab.report.words import one_line
+from schedlab.report.words import one_line, without_folders
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.results.search_file import SearchFile
 
@@ -48,7 +48,7 @@ def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -
     return (
         f"{counts[0].upper() if both else counts[0]}{counts[1:]}; {setting.length} tokens{given},"
         f" {setting.num_steps} steps, {one_line(setting.precision)}, scorer"
-        f" {one_line(setting.scorer)}, temperature {setting.temperature:g},"
+        f" {one_line(without_folders(setting.scorer))}, temperature {setting.temperature:g},"
         f" top-p {setting.top_p:g}. Intervals: {BOOTSTRAP}."
     )
 

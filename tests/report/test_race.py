@@ -3,6 +3,7 @@ from __future__ import annotations
 import synthetic_run
 
 from schedlab.report import tables
+from schedlab.report.captions import search_facts
 from schedlab.report.content import Paragraph
 from schedlab.report.run_data import RunData
 from schedlab.report.sections import report
@@ -65,3 +66,11 @@ def test_nothing_is_said_without_a_race() -> None:
     table = tables.all_schedules(run)
     assert table is not None
     assert table.columns[-1].heading != "n"
+
+
+def test_captions_name_a_scorer_without_its_folders() -> None:
+    file = synthetic_run.search()
+    setting = file.setting.model_copy(update={"scorer": "/home/somebody/models/scorer"})
+    told = search_facts(file.model_copy(update={"setting": setting}))
+    assert "somebody" not in told
+    assert "scorer \N{HORIZONTAL ELLIPSIS}/scorer" in told
