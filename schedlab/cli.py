@@ -223,7 +223,7 @@ def search(
 
 @app.command()
 def estimate(job: JobFile, as_json: AsJson = False) -> None:
-    """Predict what a search will take, from a few seconds of timing; runs nothing else."""
+    """Predict what a search will take, from a little of everything; runs nothing else."""
     from schedlab.job import load_job
     from schedlab.pipeline import estimate_job
 
@@ -235,10 +235,14 @@ def estimate(job: JobFile, as_json: AsJson = False) -> None:
             for role, number in sorted(found.forwards.items())
         ),
         ("FLOPs", f"{found.flops:.3g}"),
+        ("starting", f"{found.start_seconds:,.0f} s"),
         ("analysis", f"{found.analysis_seconds:,.0f} s"),
         ("search", f"{found.search_seconds:,.0f} s"),
         ("in all", f"{found.seconds / 60:,.1f} min on this machine as loaded now"),
     ]
+    for name, size in (("memory", found.memory_bytes), ("GPU memory", found.gpu_memory_bytes)):
+        if size is not None:
+            rows.append((name, f"{size / 1e9:,.2f} GB at most at a time, all processes"))
     _show(found, _table(rows), as_json=as_json)
 
 

@@ -27,6 +27,7 @@ from schedlab.cli import app, printable
 from schedlab.denoisers import checkpoint
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import PartialError, SchedlabError, SchedlabWarning
+from schedlab.pipeline.calibration import Estimate
 from schedlab.plan import DenoiserRef, FileRef, ModelSchedule, Plan, PlanFile
 from schedlab.text import Tokenizer
 
@@ -280,7 +281,27 @@ def test_an_estimate_is_made_before_anything_is_run(run: Run, tmp_path: Path) ->
     assert found["plans"] >= 6 and found["sequences"] == 8
     assert found["forwards"]["H"] > 0 and found["flops"] > 0
     assert found["search_seconds"] > 0 and found["analysis_seconds"] > 0
+    assert found["start_seconds"] > 0 and found["gpu_memory_bytes"] is None
+    assert found["memory_bytes"] > 50e6  # an interpreter with torch takes more
     assert not (tmp_path / "run").exists()
+
+
+def test_an_estimate_is_told_in_units_of_people(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = Estimate(
+        plans=234, sequences=64, fresh_sequences=64, forwards={"H": 19409.4, "L": 15985.0},
+        flops=4.02e12, start_seconds=8.0, analysis_seconds=40.0, search_seconds=72.0,
+        memory_bytes=1_234_000_000, gpu_memory_bytes=None,
+    )  # fmt: skip
+    monkeypatch.setattr("schedlab.pipeline.estimate_job", lambda job: found)
+    job = write_job(tiny_job(tmp_path), tmp_path / "job.toml")
+    text = run("estimate", job).stdout
+    assert "19,409 of one sequence" in text and "2.0 min" in text
+    assert "1.23 GB" in text and "GPU" not in text
+    found = found.model_copy(update={"gpu_memory_bytes": 2_500_000_000})
+    text = run("estimate", job).stdout
+    assert "GPU memory" in text and "2.50 GB" in text
 
 
 # What works

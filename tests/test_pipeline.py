@@ -425,8 +425,11 @@ def timings(factor: float = 1.0) -> calibration.Timings:
     """A machine that is `factor` times as slow as a small laptop."""
     return calibration.Timings(
         sequence=3.0 * factor,
+        fresh=1.0 * factor,
         alone=0.1 * factor,
-        record=0.05 * factor,
+        store=0.03 * factor,
+        merge=0.02 * factor,
+        num_fresh=10,
         window=0.2 * factor,
         trajectory=0.2 * factor,
         swap=0.5 * factor,
@@ -451,8 +454,9 @@ def test_however_slow_the_machine_the_stated_minimum_is_measured() -> None:
 def test_timing_a_machine_gives_positive_seconds(world: Path, tmp_path: Path) -> None:
     measured = calibration.measure(Run(tiny_job(world), RunFolder(tmp_path), Silent()))
     assert set(measured.forwards) == {"H", "L"}
-    assert min(measured.sequence, measured.alone, measured.window) > 0 <= measured.record
-    assert measured.trajectory > 0 and measured.swap >= 0
+    assert min(measured.sequence, measured.fresh, measured.alone, measured.store) > 0
+    assert min(measured.window, measured.trajectory, measured.merge) > 0 <= measured.swap
+    assert 0 <= measured.changed <= 1 and measured.load > 0 == measured.start
     assert list(tmp_path.iterdir()) == []  # timing leaves nothing behind
 
 

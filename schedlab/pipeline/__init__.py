@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from schedlab.errors import InputError
-from schedlab.job import Job, load_job
+from schedlab.job import Job, load_job, with_absolute_paths
 from schedlab.pipeline.demo import MINUTES, demo_job
 from schedlab.pipeline.progress import duration, reporter
 from schedlab.pipeline.run_folder import JOB, PLAN, SAMPLES, RunFolder, Stage
@@ -101,7 +101,7 @@ def resume(run_dir: PathLike) -> Path:
 
 
 def estimate_job(job: Job | PathLike) -> Estimate:
-    """Predict forwards, FLOPs and seconds of `run_search` by timing a little of it.
+    """Predict forwards, FLOPs, seconds and memory of `run_search` by timing a little of it.
 
     Raises:
         InputError: the job or what it names does not fit.
@@ -114,7 +114,9 @@ def estimate_job(job: Job | PathLike) -> Estimate:
     check_size(loaded)
     with tempfile.TemporaryDirectory() as folder, reporter() as progress:
         run = Run(loaded, RunFolder(folder), progress)
-        return calibration.estimate(run, calibration.measure(run))
+        # Nothing is chosen by the figures, so they may come from the very sequences of the search.
+        timings = calibration.measure(run, seconds=10.0, seed=loaded.job.seed, start=True)
+        return calibration.estimate(run, timings)
 
 
 def run_demo(
@@ -163,7 +165,8 @@ def run_demo(
 
 
 def _loaded(job: Job | PathLike) -> Job:
-    return job if isinstance(job, Job) else load_job(job)
+    """The job; paths of one made in Python are relative to the working directory."""
+    return with_absolute_paths(job, Path.cwd()) if isinstance(job, Job) else load_job(job)
 
 
 def _job_of(folder: RunFolder, wanted: Job) -> Job:
