@@ -10,7 +10,7 @@ Legend: B sequences, L positions, D features, N picked positions, V vocabulary (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -63,6 +63,45 @@ class Denoiser(Protocol):
     def logits(self, features_ND: Tensor) -> Tensor:
         """Logits at picked positions, shape (N, V)."""
         ...
+
+
+class PartwiseDenoiser(Protocol):
+    """A denoiser that can also leave what only the positions in play need until they are known.
+
+    Sampling reads a few positions of a sequence at a time, so the last block's MLP, say, need not
+    run at the others.
+    """
+
+    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """What `logits_at` reads of whole sequences, shape (B, L, F); F is the denoiser's own."""
+        ...
+
+    def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """Logits at (row, position), shape (N, V): those of `features` and `logits` up to
+        rounding."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Features as trunk."""
+
+    denoiser: Denoiser
+
+    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        return self.denoiser.features(z_BL, t_B)
+
+    def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        return self.denoiser.logits(trunk_BLF[row_N, position_N])
+
+
+def partwise(denoiser: Denoiser) -> PartwiseDenoiser:
+    """The denoiser itself where it has `trunk` and `logits_at`, else one whose trunk is the
+    features."""
+    found: object = denoiser
+    if hasattr(found, "trunk") and hasattr(found, "logits_at"):
+        return cast(PartwiseDenoiser, found)
+    return _Whole(denoiser)
 
 
 def features_at(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -137,17 +138,37 @@ class Transformer(nn.Module):
         Raises:
             InputError: the sequence is longer than `max_length`.
         """
-        length = z_BL.shape[1]
-        if length > self.config.max_length:
-            raise InputError(
-                f"sequence length must be at most {self.config.max_length} for this model, "
-                f"got {length}"
-            )
-        x_BLD = self.embedding(z_BL)
-        rotary = _rotary(length, self.config.hidden_size // self.config.num_heads, x_BLD)
-        for block in self.blocks:
-            x_BLD = block(x_BLD, rotary)
-        return self.norm(x_BLD)
+        x_BLD, rotary = self._before_last(z_BL)
+        return self.norm(self._last_block(x_BLD, rotary))
+
+    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """What `logits_at` needs of whole sequences: everything up to the last block's attention.
+
+        Args:
+            z_BL, t_B: as for `features`.
+
+        Returns:
+            (B, L, 2 D): the input of the last block, and its attention's output before the
+            projection.
+
+        Raises:
+            InputError: the sequence is longer than `max_length`.
+        """
+        x_BLD, rotary = self._before_last(z_BL)
+        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary)), dim=-1)
+
+    def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits at (row, position) of what `trunk` gave, both int64 (N,).
+
+        The last block's projection runs at these positions and their neighbours (the MLP is
+        shifted), its MLP and the head at these positions alone: sampling reads few of a sequence.
+        """
+        near_N3 = position_N[:, None] + torch.arange(-1, 2, device=position_N.device)
+        outside_N3 = (near_N3 < 0) | (near_N3 >= trunk_BLF.shape[1])
+        near_N3F = trunk_BLF[row_N[:, None], near_N3.clamp(0, trunk_BLF.shape[1] - 1)]
+        # Zeros stay zeros up to the shift, as beyond the ends of a whole sequence.
+        x_N3D, mixed_N3D = near_N3F.masked_fill(outside_N3[..., None], 0.0).chunk(2, dim=-1)
+        return self.logits(self.norm(self._last_block.finish_middle(x_N3D, mixed_N3D)))
 
     def logits(self, features_ND: Tensor) -> Tensor:
         """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V).
@@ -167,6 +188,24 @@ class Transformer(nn.Module):
         """(B, L, V) logits at all positions."""
         return self.logits(self.features(z_BL))
 
+    @property
+    def _last_block(self) -> Block:
+        return cast(Block, self.blocks[-1])
+
+    def _before_last(self, z_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of the last block, (B, L, D), and the rotary table."""
+        length = z_BL.shape[1]
+        if length > self.config.max_length:
+            raise InputError(
+                f"sequence length must be at most {self.config.max_length} for this model, "
+                f"got {length}"
+            )
+        x_BLD = self.embedding(z_BL)
+        rotary = _rotary(length, self.config.hidden_size // self.config.num_heads, x_BLD)
+        for block in self.blocks[:-1]:
+            x_BLD = block(x_BLD, rotary)
+        return x_BLD, rotary
+
 
 class Block(nn.Module):
     """x += attention(shift(norm(x))); x += MLP(shift(norm(x)))."""
@@ -182,8 +221,19 @@ class Block(nn.Module):
 
     def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """(B, L, D) to (B, L, D)."""
-        x_BLD = x_BLD + self.attention(self.attention_shift(self.attention_norm(x_BLD)), rotary)
-        return x_BLD + self.mlp(self.mlp_shift(self.mlp_norm(x_BLD)))
+        return self._finish(x_BLD, self.mixed(x_BLD, rotary), slice(None))
+
+    def mixed(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """The attention's output before its projection, (B, L, D)."""
+        return self.attention.mixed(self.attention_shift(self.attention_norm(x_BLD)), rotary)
+
+    def finish_middle(self, x_N3D: Tensor, mixed_N3D: Tensor) -> Tensor:
+        """The rest of `forward` at the middle one of three neighbours, (N, D)."""
+        return self._finish(x_N3D, mixed_N3D, 1)
+
+    def _finish(self, x_BLD: Tensor, mixed_BLD: Tensor, at: slice | int) -> Tensor:
+        x_BLD = x_BLD + self.attention.output(mixed_BLD)
+        return x_BLD[:, at] + self.mlp(self.mlp_shift(self.mlp_norm(x_BLD))[:, at])
 
 
 class TokenShift(nn.Module):
@@ -205,7 +255,7 @@ class TokenShift(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with rotary positions."""
+    """Multi-head self-attention with rotary positions: `output(mixed(x, rotary))`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -214,8 +264,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D); `rotary` as from `_rotary`."""
+    def mixed(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """What the heads read, before `output` projects it, (B, L, D); `rotary` as from
+        `_rotary`."""
         B, L, D = x_BLD.shape
         qkv = self.qkv(x_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
         q, k = _rotate(qkv[:, :, :2], rotary).permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
@@ -224,7 +275,7 @@ class Attention(nn.Module):
             mixed = _plain_attention(q, k, v, causal=self.causal)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.output(mixed.transpose(1, 2).reshape(B, L, D))
+        return mixed.transpose(1, 2).reshape(B, L, D)
 
 
 class MLP(nn.Module):

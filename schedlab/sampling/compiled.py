@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser, DenoiserSpec
+from schedlab.denoisers.base import Denoiser, DenoiserSpec, partwise
 from schedlab.errors import InputError
 
 
@@ -41,14 +41,14 @@ class Compiled:
         """(B, L, D) features, not compiled."""
         return self.inner.features(z_BL, t_B)
 
-    def call(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
-        """(B, L, D) features, compiled; every shape is a compilation.
+    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """(B, L, F) trunk, compiled; every shape is a compilation.
 
         Raises:
             InputError: the machine cannot compile.
         """
         if self._call is None:
-            self._call = torch.compile(self.inner.features, dynamic=False)
+            self._call = torch.compile(partwise(self.inner).trunk, dynamic=False)
         try:
             # Beyond its limit the compiler would fall back to other kernels, hence other bits.
             with torch._dynamo.config.patch(recompile_limit=256, fail_on_recompile_limit_hit=True):
@@ -59,6 +59,10 @@ class Compiled:
                 f"this machine cannot compile ({reason}); install a C++ compiler or leave"
                 " lab.compile out"
             ) from None
+
+    def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits, not compiled."""
+        return partwise(self.inner).logits_at(trunk_BLF, row_N, position_N)
 
     def logits(self, features_ND: Tensor) -> Tensor:
         """(N, V) logits."""

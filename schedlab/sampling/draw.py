@@ -1,6 +1,7 @@
 """Tokens at picked positions: head, softmax and a float64 Gumbel-max draw, nowhere else.
 
-Legend: R rows, L positions, D features, N picked positions, V vocabulary, H and C chunks of the N.
+Legend: R rows, L positions, F values of a trunk, N picked positions, V vocabulary, H and C chunks
+of the N.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES = 1 << 16, 1 << 23
 
 
 def draw_tokens(
-    features_RLD: Tensor,
+    trunk_RLF: Tensor,
     row_N: Tensor,
     position_N: Tensor,
     ids_R: SequenceIds,
@@ -34,7 +35,7 @@ def draw_tokens(
     """Tokens at (row, position), int64 (N,).
 
     Args:
-        features_RLD: of whole sequences.
+        trunk_RLF: of whole sequences, as from `trunk_of`.
         row_N, position_N: where a token is wanted.
         ids_R: addresses of the sequences.
         decoding: temperature and top-p.
@@ -45,11 +46,11 @@ def draw_tokens(
         SchedlabError: logits that are not finite.
     """
     head_rows = max(1, MAX_HEAD_ENTRIES // process.vocab_size // HEAD_ROWS) * HEAD_ROWS
-    entries = CPU_DRAW_ENTRIES if features_RLD.device.type == "cpu" else GPU_DRAW_ENTRIES
+    entries = CPU_DRAW_ENTRIES if trunk_RLF.device.type == "cpu" else GPU_DRAW_ENTRIES
     draw_rows = max(1, entries // process.vocab_size)
     tokens = []
     for row_H, position_H in zip(row_N.split(head_rows), position_N.split(head_rows), strict=True):
-        logits_HV = logits_of(denoiser, features_RLD[row_H, position_H])
+        logits_HV = logits_of(denoiser, trunk_RLF, row_H, position_H)
         for logits_CV, row_C, position_C in zip(
             logits_HV.split(draw_rows), row_H.split(draw_rows), position_H.split(draw_rows),
             strict=True,

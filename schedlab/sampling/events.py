@@ -13,8 +13,8 @@ Queues are in the order of sequences and lanes are admitted in that order, only 
 queues: the first sequences are finished first, which bounds memory and lets their results be
 stored early.
 
-Legend: B sequences, L positions, P prefix positions, D features, R rows of a batch, N positions
-that they reveal, M positions of an event.
+Legend: B sequences, L positions, P prefix positions, F values of a trunk, R rows of a batch,
+N positions that they reveal, M positions of an event.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from schedlab.errors import InputError
 from schedlab.plan import Plan
 from schedlab.processes import MaskedProcess
 from schedlab.sampling.draw import draw_tokens
-from schedlab.sampling.forwards import call_rows, features_of
+from schedlab.sampling.forwards import call_rows, trunk_of
 from schedlab.sampling.lanes import Family, IntArray, Lane, Sampled, StateTable, families
 from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import check_roles
@@ -227,7 +227,7 @@ class _Engine:
         position_N = np.concatenate(
             [np.tile(r.lane.positions_M, n) for r, n in zip(batch, count, strict=True)]
         )
-        features_RLD = features_of(
+        trunk_RLF = trunk_of(
             denoiser,
             self.table.read(row_R).long(),
             torch.from_numpy(t_R).to(self.device),
@@ -239,7 +239,7 @@ class _Engine:
         for family in {id(r.lane.family): r.lane.family for r in batch}.values():
             own = self.table.index(np.flatnonzero(family_N == id(family)))
             token_N[own] = draw_tokens(
-                features_RLD,
+                trunk_RLF,
                 self.table.index(place_N)[own],
                 self.table.index(position_N)[own],
                 ids_R,

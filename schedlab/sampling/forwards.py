@@ -9,7 +9,8 @@ holds the transformer to it; other kernels are free to break it).
 Where a call runs out of memory its rows are halved, for this network from then on, until it fits;
 a warning says so, since tokens may then differ by rounding from those of full calls.
 
-Legend: R sequences, L positions, N picked positions, D features, V vocabulary, C rows of a call.
+Legend: R sequences, L positions, N picked positions, F values of a trunk, V vocabulary, C rows of
+a call.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.base import Denoiser, partwise
 from schedlab.errors import SchedlabError, SchedlabWarning
-from schedlab.sampling.compiled import Compiled
 
 # Enough to fill the machine: on CPU a call of 1,024 positions is as fast per position as larger
 # ones. GPUs need more in flight.
@@ -42,23 +43,34 @@ def call_rows(length: int, device: torch.device) -> int:
     return max(1, positions // max(_SHORTEST, length))
 
 
+def trunk_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
+    """What `logits_of` reads, of every sequence, (R, L, F): features, or less than the whole
+    network where a denoiser can finish positions one by one (`PartwiseDenoiser`)."""
+    return _of_sequences(denoiser, partwise(denoiser).trunk, z_RL, t_R)
+
+
 def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     """Features of every sequence, (R, L, D)."""
+    return _of_sequences(denoiser, denoiser.features, z_RL, t_R)
+
+
+def logits_of(denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+    """Logits at (row, position), (N, V)."""
+    call = partial(partwise(denoiser).logits_at, trunk_RLF)
+    return _in_calls(denoiser, call, HEAD_ROWS, row_N, position_N)
+
+
+def _of_sequences(
+    denoiser: Denoiser, call: Callable[..., Tensor], z_RL: Tensor, t_R: Tensor | None
+) -> Tensor:
     size = call_rows(z_RL.shape[1], z_RL.device)
-    features = denoiser.call if isinstance(denoiser, Compiled) else denoiser.features
     if t_R is None or denoiser.spec.time_input == "none":
-        return _in_calls(features, size, z_RL)
-    return _in_calls(features, size, z_RL, t_R)
+        return _in_calls(denoiser, call, size, z_RL)
+    return _in_calls(denoiser, call, size, z_RL, t_R)
 
 
-def logits_of(denoiser: Denoiser, features_ND: Tensor) -> Tensor:
-    """Logits at picked positions, (N, V)."""
-    return _in_calls(denoiser.logits, HEAD_ROWS, features_ND)
-
-
-def _in_calls(call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor:
-    """`call` on `size` rows at a time, one result per row of the inputs."""
-    network = getattr(call, "__self__", call)
+def _in_calls(network: object, call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor:
+    """`call` of `network` on `size` rows at a time, one result per row of the inputs."""
     key = (id(network), size)
     if key in _FITS and _FITS[key][0]() is network:
         size = _FITS[key][1]
@@ -86,7 +98,7 @@ def _in_calls(call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor
             stacklevel=2,
         )
         done = sum(len(part) for part in results)
-        rest = _in_calls(call, key[1], *(rows[done:] for rows in inputs))
+        rest = _in_calls(network, call, key[1], *(rows[done:] for rows in inputs))
         return torch.cat([*results, rest])
     return results[0] if len(results) == 1 else torch.cat(results)
 

@@ -26,7 +26,7 @@ from schedlab.plan import Plan
 from schedlab.policies import StepView, timestep_policy
 from schedlab.processes import MaskedProcess, alpha, time_grid
 from schedlab.sampling.draw import draw_tokens
-from schedlab.sampling.forwards import features_of
+from schedlab.sampling.forwards import trunk_of
 from schedlab.sampling.noise import Purpose, SequenceIds, uniforms
 
 
@@ -119,7 +119,7 @@ def advance(
         t_R = grid_T1[k].expand(rows_R.shape[0]).to(z_BL.device)
         row_N, position_N = revealed_BL[rows_R].nonzero(as_tuple=True)
         z_BL[revealed_BL] = draw_tokens(
-            features_of(denoiser, z_BL[rows_R], t_R), row_N, position_N, state.ids.pick(rows_R),
+            trunk_of(denoiser, z_BL[rows_R], t_R), row_N, position_N, state.ids.pick(rows_R),
             plan.decoding, process, denoiser, role,
         )  # fmt: skip
         forwards_B[rows_R] += 1

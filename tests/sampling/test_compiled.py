@@ -11,7 +11,7 @@ from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.evaluation.lab import build_lab
 from schedlab.plan.lab_config import LabConfig
 from schedlab.sampling.compiled import Compiled
-from schedlab.sampling.forwards import call_rows, features_of
+from schedlab.sampling.forwards import call_rows, logits_of, trunk_of
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 
@@ -27,7 +27,12 @@ def test_compiled_calls_are_the_networks_own_up_to_rounding() -> None:
     z = torch.randint(0, 11, (rows, 32), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = model.features(z)
-        torch.testing.assert_close(features_of(compiled, z, None), expected, atol=1e-5, rtol=1e-5)
+        trunk = trunk_of(compiled, z, None)
+        torch.testing.assert_close(trunk, model.trunk(z), atol=1e-5, rtol=1e-5)
+        row, position = torch.arange(rows), torch.arange(rows) % 32
+        logits = logits_of(compiled, trunk, row, position)
+        expected_logits = model.logits(expected[row, position])
+        torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=1e-5)
         # Outside of sampling nothing is compiled: the same bits.
         assert torch.equal(compiled.features(z), expected)
     assert compiled.fingerprint == model.fingerprint and compiled.spec == model.spec

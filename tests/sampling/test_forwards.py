@@ -14,15 +14,15 @@ from schedlab.plan import ModelSchedule, Plan
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds, sample
-from schedlab.sampling.forwards import features_of, logits_of
+from schedlab.sampling.forwards import features_of, logits_of, trunk_of
 
 LENGTH, VOCAB = 32, 257
 
 
-def model(dtype: torch.dtype) -> Transformer:
+def model(dtype: torch.dtype, num_blocks: int = 3) -> Transformer:
     """Wide enough that matrix products choose among kernels."""
     config = TransformerConfig(
-        vocab_size=VOCAB, mask_id=VOCAB - 1, num_blocks=3, hidden_size=128, num_heads=4,
+        vocab_size=VOCAB, mask_id=VOCAB - 1, num_blocks=num_blocks, hidden_size=128, num_heads=4,
         max_length=LENGTH,
     )  # fmt: skip
     network = Transformer(config)
@@ -34,17 +34,39 @@ def model(dtype: torch.dtype) -> Transformer:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @torch.inference_mode()
-def test_features_and_logits_do_not_depend_on_their_company(dtype: torch.dtype) -> None:
+def test_no_result_depends_on_its_company(dtype: torch.dtype) -> None:
     network = model(dtype)
     z = torch.randint(VOCAB, (70, LENGTH), generator=torch.manual_seed(1))
-    features = features_of(network, z, None)
-    rows = features[:, 5]
-    logits = logits_of(network, rows)
+    features, trunk = features_of(network, z, None), trunk_of(network, z, None)
+    row, position = torch.arange(70), torch.randint(LENGTH, (70,), generator=torch.manual_seed(2))
+    logits = logits_of(network, trunk, row, position)
     assert features.shape == (70, LENGTH, 128) and logits.shape == (70, VOCAB)
     for chosen in (slice(0, 1), slice(40, 43), slice(3, 70, 7), torch.arange(69, -1, -1)):
         assert torch.equal(features_of(network, z[chosen], None), features[chosen])
-        assert torch.equal(logits_of(network, rows[chosen]), logits[chosen])
+        assert torch.equal(trunk_of(network, z[chosen], None), trunk[chosen])
+        own = logits_of(network, trunk, row[chosen], position[chosen])
+        assert torch.equal(own, logits[chosen])
     assert torch.allclose(network.features(z).float(), features.float(), atol=0.3)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+@torch.inference_mode()
+def test_finishing_positions_one_by_one_is_the_whole_network(num_blocks: int) -> None:
+    network = model(torch.float64, num_blocks)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if "shift" in name:  # neighbours count, beyond the ends too
+                weight.normal_(generator=torch.manual_seed(3))
+    z = torch.randint(VOCAB, (3, LENGTH), generator=torch.manual_seed(1))
+    row, position = (index.flatten() for index in torch.meshgrid(
+        torch.arange(3), torch.arange(LENGTH), indexing="ij"
+    ))  # fmt: skip
+    found = network.logits_at(network.trunk(z), row, position)
+    expected = network(z).flatten(0, 1)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+    one = network.logits_at(network.trunk(z[:, :1]), torch.arange(3), torch.zeros(3, dtype=int))
+    torch.testing.assert_close(one, network(z[:, :1])[:, 0], atol=1e-12, rtol=1e-12)
 
 
 def test_networks_are_called_with_one_shape() -> None:
