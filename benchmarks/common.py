@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import torch
 
+from schedlab.allocator import keep_freed_memory
 from schedlab.files import write_atomic
 from schedlab.results.environment_file import machine, package_versions
 
@@ -68,9 +69,7 @@ class OwnProcess:
                 "torch._dynamo",
             ]
         )
-        self._pool = ProcessPoolExecutor(
-            1, context, torch.set_num_threads, (torch.get_num_threads(),)
-        )
+        self._pool = ProcessPoolExecutor(1, context, _begin, (torch.get_num_threads(),))
         self._at_start = self.call(peak_memory)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -91,6 +90,11 @@ class OwnProcess:
         trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown()
+
+
+def _begin(num_threads: int) -> None:
+    keep_freed_memory()  # as the package's own processes do
+    torch.set_num_threads(num_threads)
 
 
 def peak_memory() -> int:

@@ -28,6 +28,7 @@ from pydantic_core import to_jsonable_python
 from typer.core import TyperGroup
 
 from schedlab import __version__
+from schedlab.allocator import keep_freed_memory
 from schedlab.errors import SchedlabError, SchedlabWarning
 
 INTERRUPTED = 130
@@ -103,6 +104,7 @@ def main() -> NoReturn:
     """Entry point of the console script."""
     # A batch system's SIGTERM is an interruption like Ctrl-C: finished work is kept.
     signal.signal(signal.SIGTERM, _interrupt)
+    keep_freed_memory()
     app(prog_name="schedlab")
     raise AssertionError("typer exits by itself")
 

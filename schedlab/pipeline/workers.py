@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import schedlab
+from schedlab.allocator import keep_freed_memory
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.evaluate import identity_of, run_missing
 from schedlab.evaluation.evaluator import Evaluator
@@ -195,6 +196,7 @@ class _Worker:
 
 def main() -> None:
     """Be a worker: set up by the first line of standard input, then work line by line."""
+    keep_freed_memory()
     # Results go to the real standard output alone; whatever prints by itself goes to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
