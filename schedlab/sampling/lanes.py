@@ -192,6 +192,11 @@ class Lane:
         return self.events.positions[self.event]
 
     @property
+    def step(self) -> int:
+        """Of the present event."""
+        return int(self.events.step_E[self.event])
+
+    @property
     def t(self) -> float:
         """Noise level of the present event."""
         return float(self.events.t_E[self.event])
@@ -203,7 +208,7 @@ class Lane:
 
     def enter_event(self) -> None:
         """One state per state and role."""
-        step = int(self.events.step_E[self.event])
+        step = self.step
         version = int(self.family.version_T[step])
         if version != self._version:
             self._split(step)

@@ -21,6 +21,7 @@ from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds, sample
 from schedlab.sampling import events as events_module
 from schedlab.sampling.events import Work, sample_events
+from schedlab.sampling.lanes import families
 from schedlab.search.space import assignments
 
 VOCAB, LENGTH = 12, 10
@@ -144,6 +145,20 @@ def test_many_schedules_share_rows_and_give_what_each_gives_alone() -> None:
         by_events([plan], 8, work=alone)
     # A binary tree of 5 levels has 62 segment runs instead of 160; merging only lowers that.
     assert sum(work.forwards.values()) < 0.45 * sum(alone.forwards.values())
+
+
+def test_few_sequences_wait_for_each_other_where_the_denoiser_changes() -> None:
+    plan = Plan(length=LENGTH, model_schedule=ModelSchedule.parse("L4 H4 M4 L4 H8"))
+    work, num = Work(), 40  # fewer than fill a call
+    by_events([plan], num, work=work)
+    (family,) = families([plan], PROCESS, ids_of(num), None)
+    expected, first = dict.fromkeys("HLM", 0), 0
+    for role, steps in plan.model_schedule.segments:
+        last = first + steps
+        inside = [(t.step_E >= first) & (t.step_E < last) for t in family.timetables]
+        expected[role] += max(int(found.sum()) for found in inside)
+        first = last
+    assert work.calls == expected
 
 
 def test_swapping_a_denoiser_for_itself_makes_no_forward_more() -> None:
