@@ -19,10 +19,11 @@ from schedlab.job import Job
 from schedlab.pipeline import calibration, memory, probe
 from schedlab.pipeline.likely import events_of, likely_fresh, likely_proposals, num_samplers
 from schedlab.pipeline.memory import Resident, resident
-from schedlab.pipeline.probe import Footprint, Timings, measure
+from schedlab.pipeline.probe import measure
 from schedlab.pipeline.progress import Silent
 from schedlab.pipeline.run_folder import RunFolder
 from schedlab.pipeline.stages import Run
+from schedlab.pipeline.timings import Footprint, Timings
 from schedlab.sampling import SequenceIds, Work, sample_events, sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,7 +54,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, world: Path, tmp_path: Path) -> tup
     roles = {id(denoiser): role for role, denoiser in run.lab.denoisers.items()}
     count: Counter = Counter()
     for module in (panel, propagation, heavy_states, sampler):
-        name = "features_at" if hasattr(module, "features_at") else "features_of"
+        (name,) = {"features_at", "features_of", "trunk_of"} & set(vars(module))
         monkeypatch.setattr(module, name, counting(getattr(module, name), roles, count))
     return run, count
 
@@ -192,11 +193,11 @@ def test_a_peak_is_remembered_until_it_is_forgotten() -> None:
 def test_where_there_is_no_proc_the_peak_alone_is_known(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(memory, "_STATUS", tmp_path / "nowhere" / "status")
-    monkeypatch.setattr(memory, "_CLEAR", tmp_path / "nowhere" / "clear_refs")
+    monkeypatch.setattr(memory, "_PROC", tmp_path / "nowhere")
     memory.forget_peak()  # says nothing
     found = resident()
     assert found is not None and found.peak > 20 * MB and found.shared == 0 and found.own > 0
+    assert resident(os.getpid()) is None  # of other processes nothing is
 
 
 def test_a_stage_whose_beginning_is_not_told_counts_by_its_later_parts(

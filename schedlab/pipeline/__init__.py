@@ -115,7 +115,7 @@ def estimate_job(job: Job | PathLike) -> Estimate:
     with tempfile.TemporaryDirectory() as folder, reporter() as progress:
         run = Run(loaded, RunFolder(folder), progress)
         # Nothing is chosen by the figures, so they may come from the very sequences of the search.
-        timings = calibration.measure(run, seconds=10.0, seed=loaded.job.seed, start=True)
+        timings = calibration.measure(run, seconds=3.0, seed=loaded.job.seed, start=True)
         return calibration.estimate(run, timings)
 
 

@@ -10,8 +10,9 @@ from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.files import Record
 from schedlab.job import Job
 from schedlab.pipeline.likely import events_of, likely_proposals, num_samplers
-from schedlab.pipeline.probe import Timings, measure
+from schedlab.pipeline.probe import measure
 from schedlab.pipeline.stages import Run
+from schedlab.pipeline.timings import Timings
 
 __all__ = ["Estimate", "Timings", "estimate", "estimate_seconds", "measure", "size"]
 
@@ -64,8 +65,6 @@ def estimate(run: Run, timings: Timings) -> Estimate:
     num_plans = len(likely_proposals(job))
     processes = num_samplers(job, num_plans, run.num_workers)
     forwards, flops = _work(run, timings)
-    # Workers start when the coordinator has.
-    starts = 2 if processes > 1 else 1
     analysis, search = _seconds(job, timings, num_workers=processes)
     gpu = timings.memory.gpu
     return Estimate(
@@ -74,7 +73,7 @@ def estimate(run: Run, timings: Timings) -> Estimate:
         fresh_sequences=_fresh_sequences(job),
         forwards=forwards,
         flops=flops,
-        start_seconds=starts * (timings.start + timings.load),
+        start_seconds=timings.start + timings.load + timings.start_workers,
         analysis_seconds=analysis,
         search_seconds=search,
         memory_bytes=_memory(job, timings, num_plans=num_plans, processes=processes),
@@ -133,8 +132,8 @@ def _seconds(job: Job, timings: Timings, *, num_workers: int) -> tuple[float, fl
     once, again = _round_seconds(job, timings, num_workers=num_workers)
     trial = (
         timings.proposal
-        + search_table.num_sequences * timings.alone / num_workers
-        + blocks * (timings.store / num_workers + timings.merge)
+        + timings.slower * search_table.num_sequences * timings.alone / num_workers
+        + blocks * (timings.slower * timings.store / num_workers + timings.merge)
     )
     search = (
         -(-blocks // num_workers) * once
@@ -151,11 +150,12 @@ def _round_seconds(job: Job, timings: Timings, *, num_workers: int) -> tuple[flo
     Workers write their records at the same time, the coordinator reads one after another.
     """
     num_plans, size = len(likely_proposals(job)), job.search.block_size
-    record = timings.store + num_workers * timings.merge
-    return (
-        size * timings.sequence + num_plans * record,
-        size * timings.fresh + timings.num_fresh * record,
-    )
+
+    def both(sequence: float, plans: int) -> float:
+        block = size * sequence + plans * timings.store
+        return timings.slower * block + plans * num_workers * timings.merge
+
+    return both(timings.sequence, num_plans), both(timings.fresh, timings.num_fresh)
 
 
 def _work(run: Run, timings: Timings) -> tuple[dict[str, float], float]:

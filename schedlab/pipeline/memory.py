@@ -1,4 +1,4 @@
-"""How much memory this process takes, as the operating system counts it."""
+"""How much memory a process takes, as the operating system counts it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-_STATUS = Path("/proc/self/status")
-_CLEAR = Path("/proc/self/clear_refs")
+_PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
 class Resident:
-    """Resident memory of this process, bytes.
+    """Resident memory of a process, bytes.
 
     Args:
         peak: the most so far.
@@ -30,17 +29,20 @@ class Resident:
         return self.peak - self.shared
 
 
-def resident() -> Resident | None:
-    """This process's resident memory: from `/proc` on Linux, else the peak alone; None where
-    nothing is known."""
+def resident(pid: int | None = None) -> Resident | None:
+    """Resident memory of a process, by default this one: from `/proc` on Linux; elsewhere the peak
+    alone, of this process alone; None where nothing is known."""
+    status = _PROC / ("self" if pid is None else str(pid)) / "status"
     try:
-        lines = _STATUS.read_text(encoding="utf-8").splitlines()
+        lines = status.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     if "VmHWM" in fields:
         shared = _bytes(fields.get("RssFile", "0 kB")) + _bytes(fields.get("RssShmem", "0 kB"))
         return Resident(_bytes(fields["VmHWM"]), shared)
+    if pid is not None:
+        return None
     try:
         import resource  # not everywhere
     except ImportError:
@@ -52,7 +54,7 @@ def resident() -> Resident | None:
 def forget_peak() -> None:
     """Count the peak from now on, where the system can (Linux)."""
     with contextlib.suppress(OSError):
-        _CLEAR.write_text("5", encoding="utf-8")
+        (_PROC / "self" / "clear_refs").write_text("5", encoding="utf-8")
 
 
 def _bytes(text: str) -> int:
