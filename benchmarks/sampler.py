@@ -29,10 +29,18 @@ import common
 import numpy as np
 import torch
 from common import OwnProcess
-from workloads import Run, all_heavy, first_ids, process_of, random_network, run_events
+from workloads import (
+    Run,
+    all_heavy,
+    first_ids,
+    process_of,
+    random_network,
+    run_events,
+    sampling_flops,
+)
 
 from schedlab.denoisers import checkpoint
-from schedlab.denoisers.cost import block_flops, forward_flops, head_flops
+from schedlab.denoisers.cost import forward_flops
 from schedlab.denoisers.transformer import Transformer
 from schedlab.plan import Plan
 from schedlab.sampling import sample
@@ -162,7 +170,7 @@ def loop(model: Transformer, plan: Plan, num: int) -> Run:
     read = int(state.usage["H"].head_positions_B.sum())
     return Run(
         seconds=seconds,
-        flops=forwards * block_flops(model.spec, plan.length) + head_flops(model.spec, read),
+        flops=forwards * sampling_flops(model.spec, plan.length, read / forwards),
         forwards={"H": forwards},
         calls={},
         tokens_NSL=state.z_BL.numpy().astype(np.int32)[None],

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.base import Denoiser, DenoiserSpec
 from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.plan import ModelSchedule, Plan
@@ -60,6 +60,17 @@ def random_network(
     return model
 
 
+def sampling_flops(spec: DenoiserSpec, length: int, positions: float) -> float:
+    """FLOPs of a forward that is read at some positions.
+
+    There alone run the last block's MLP and the head, and at them and their neighbours the last
+    block's projection.
+    """
+    projection, mlp = 2 * spec.hidden_size**2, 4 * spec.mlp_ratio * spec.hidden_size**2
+    trunk = block_flops(spec, length) - length * (projection + mlp)
+    return trunk + positions * (3 * projection + mlp + head_flops(spec))
+
+
 def process_of(denoiser: Denoiser) -> MaskedProcess:
     """The process over a denoiser's vocabulary."""
     return MaskedProcess(denoiser.spec.vocab_size, denoiser.spec.mask_id)
@@ -94,5 +105,5 @@ def run_events(plans: Sequence[Plan], denoisers: Mapping[str, Denoiser], num: in
         # Head positions per forward: exact for one plan; of several, which share forwards, the
         # mean over plans instead of over the forwards made.
         per_forward = read[role] / asked[role]
-        flops += made * (block_flops(spec, plans[0].length) + per_forward * head_flops(spec))
+        flops += made * sampling_flops(spec, plans[0].length, per_forward)
     return Run(seconds, flops, work.forwards, work.calls, tokens_NSL)

@@ -132,10 +132,9 @@ def run_demo(
         run_dir: run folder; one of a demo that was cut off is gone on with.
         minutes: what analysis and search may take together. They are sized by timing this machine
             for a few seconds, never below 32 sequences a plan and 64 windows.
-        quick: a much smaller job, at the lower limits.
+        quick: a much smaller job of one size, whatever `minutes` says.
         seed: of everything random.
     """
-    from schedlab.pipeline import calibration
     from schedlab.pipeline.stages import Run
 
     folder = RunFolder(run_dir)
@@ -143,16 +142,8 @@ def run_demo(
     with folder.lock(), reporter() as progress:
         wanted = demo_job(quick=quick, seed=seed, folder=str(folder.path.absolute()))
         run = Run(_job_of(folder, wanted), folder, progress)
-        if not (folder / JOB).exists():
-            timings = calibration.measure(run)
-            run.job = calibration.size(
-                wanted, timings, 0.0 if quick else 60 * minutes, num_workers=run.num_workers
-            )
-            seconds = calibration.estimate_seconds(run.job, timings, num_workers=run.num_workers)
-            progress.stage(
-                f"{run.job.search.num_sequences} sequences a schedule: analysis and search will"
-                f" take {duration(seconds)}"
-            )
+        if not quick and not (folder / JOB).exists():
+            _fit(run, 60 * minutes)
         _do(run, stages)
     pdf = folder / "report.pdf"
     return DemoPaths(
@@ -161,6 +152,19 @@ def run_demo(
         pdf=pdf if pdf.exists() else None,
         plan=folder / PLAN,
         samples=folder / SAMPLES,
+    )
+
+
+def _fit(run: Run, seconds: float) -> None:
+    """Give the demo as many sequences as fit into the time, and say how long it will take."""
+    from schedlab.pipeline import calibration
+
+    timings = calibration.measure(run)
+    run.job = calibration.size(run.job, timings, seconds, num_workers=run.num_workers)
+    expected = calibration.estimate_seconds(run.job, timings, num_workers=run.num_workers)
+    run.reporter.stage(
+        f"{run.job.search.num_sequences} sequences a schedule: analysis and search will take"
+        f" {duration(expected)}"
     )
 
 

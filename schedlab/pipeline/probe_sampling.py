@@ -167,7 +167,7 @@ def _time_few(run: Run, processes: int, store: _TimedStore) -> tuple[Timings, _P
 
 
 def _time_trial(run: Run, store: _TimedStore) -> float:
-    """Seconds of a sequence of one plan with all roles alike, a block at a time, writing left out."""
+    """Seconds of a sequence, writing left out, of a plan with all roles alike, block by block."""
     job = run.job
     number = job.search.num_segments
     roles = (list(job.search_roles) * number)[:number]
