@@ -66,7 +66,8 @@ def sampling_flops(spec: DenoiserSpec, length: int, positions: float) -> float:
     There alone run the last block's MLP and the head, and at them and their neighbours the last
     block's projection.
     """
-    projection, mlp = 2 * spec.hidden_size**2, 4 * spec.mlp_ratio * spec.hidden_size**2
+    projection = 2 * spec.hidden_size**2
+    mlp = 2 * (spec.block_weights or 12 * spec.hidden_size**2) - 4 * projection
     trunk = block_flops(spec, length) - length * (projection + mlp)
     return trunk + positions * (3 * projection + mlp + head_flops(spec))
 

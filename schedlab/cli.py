@@ -376,28 +376,60 @@ def validate(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(help="Model folder, or bundled:NAME.")],
+    model: Annotated[str, typer.Argument(help="Model folder or file, or bundled:NAME.")],
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model is: sizes, mask token, cost, card."""
+    """Say what a model is: family, sizes, process, mask token, cost, card."""
     from schedlab.denoisers.describe import describe
 
     found = describe(model, precision=precision)
-    config = found.config
-    sizes = f"{config.num_blocks} blocks, width {config.hidden_size}, {config.num_heads} heads"
+    spec = found.spec
+    sizes = (
+        f"{spec.num_blocks} blocks, width {spec.hidden_size}, {found.config['num_heads']} heads"
+    )
+    mask = "no mask token" if spec.mask_id is None else f"mask token {spec.mask_id}"
+    time = "not read" if spec.time_input == "none" else f"read, one per {spec.time_input}"
     rows = [
-        ("model", f"{found.location} ({found.kind})"),
+        ("model", f"{found.location} ({found.kind}, family {found.family})"),
         ("sizes", sizes),
         ("weights", f"{found.num_parameters:,} in {found.num_bytes / 1e6:.1f} MB"),
-        ("length", f"at most {config.max_length} tokens"),
-        ("vocabulary", f"{config.vocab_size} tokens, mask token {config.mask_id}"),
+        ("length", f"at most {spec.max_length} tokens"),
+        ("process", f"{spec.process}; predicts the {spec.prediction.replace('_', '-')}"),
+        ("noise level", time),
+        ("vocabulary", f"{spec.vocab_size} tokens, {mask}"),
+        *(("note", line) for line in found.unusual),
         ("cost", f"{found.block_flops:,} FLOPs in the blocks at that length"),
         ("", f"{found.head_flops:,} FLOPs in the head per position read"),
         ("fingerprint", f"{found.fingerprint} ({found.precision})"),
         *((f"card.{key}", _brief(value)) for key, value in found.card.items() if key != "job"),
     ]
     _show(found, _table(rows), as_json=as_json)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Lightning checkpoint.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Model folder to write.", show_default=False)],
+    raw: Annotated[bool, typer.Option("--raw", help="The raw weights, not the average.")] = False,
+    heads: Annotated[int | None, typer.Option(help="Where the file does not tell.")] = None,
+    length: Annotated[int | None, typer.Option(help="Where the file does not tell.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a training checkpoint of MDLM or DUO (a pickle) into a model folder.
+
+    Only tensors and plain values of the pickle are read; convert files of people you trust.
+    """
+    from schedlab.denoisers.convert import convert as convert_checkpoint
+
+    network = convert_checkpoint(
+        checkpoint, folder, weights="raw" if raw else "ema", num_heads=heads, max_length=length
+    )
+    _show(
+        {"folder": folder, "config": network.config},
+        f"wrote {folder}\nnext: schedlab inspect {folder}",
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -21,24 +21,29 @@ class DenoiserSpec:
 
     Args:
         vocab_size: V, columns of the logits, mask token included.
-        mask_id: id of the mask token.
+        mask_id: id of the mask token; None where the process has none.
         num_blocks: transformer blocks (0 for tables).
         hidden_size: width D.
         max_length: longest sequence it was made for.
         prediction: `posterior` is p(x_i | z_t), `leave_one_out` is p(x_i | z_t without position
         i).
         time_input: whether it reads the noise level, per sequence or per token.
-        mlp_ratio: inner width of the MLP over D.
+        block_weights: numbers in the matrices that one block multiplies every position by; None
+        is 12 D^2, as of a plain transformer.
+        process: the noising process that it was trained on.
+        noise_schedule: how the noise level it reads, or was trained on, follows from t.
     """
 
     vocab_size: int
-    mask_id: int
+    mask_id: int | None
     num_blocks: int
     hidden_size: int
     max_length: int
     prediction: Literal["posterior", "leave_one_out"] = "posterior"
     time_input: Literal["none", "sequence", "token"] = "none"
-    mlp_ratio: int = 4
+    block_weights: int | None = None
+    process: Literal["masked", "uniform", "simplex"] = "masked"
+    noise_schedule: str = "linear"
 
 
 @runtime_checkable

@@ -13,10 +13,12 @@ from schedlab.denoisers.base import DenoiserSpec
 def block_flops(spec: DenoiserSpec, length: int) -> int:
     """FLOPs of all transformer blocks for one sequence of `length` positions.
 
-    Per position and block: 8 D^2 for q, k, v and output, 4 m D^2 for the MLP of ratio m, and
-    4 L D for attention scores and their values.
+    Per position and block: twice its weights (12 D^2 in a plain transformer: 4 for q, k, v and
+    output, 8 for an MLP of ratio 4), and 4 L D for attention scores and their values.
     """
-    per_position = (8 + 4 * spec.mlp_ratio) * spec.hidden_size**2 + 4 * length * spec.hidden_size
+    size = spec.hidden_size
+    weights = 12 * size**2 if spec.block_weights is None else spec.block_weights
+    per_position = 2 * weights + 4 * length * size
     return spec.num_blocks * length * per_position
 
 

@@ -1,4 +1,4 @@
-"""What a model folder holds, for people: sizes, mask, cost, fingerprint, card."""
+"""What a model is, for people: family, sizes, process, mask, cost, fingerprint, card."""
 
 from __future__ import annotations
 
@@ -6,34 +6,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schedlab.denoisers import checkpoint
+from schedlab.denoisers import checkpoint, loading
+from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.cost import block_flops, forward_flops, head_flops
-from schedlab.denoisers.transformer import TransformerConfig
+from schedlab.denoisers.weights import WeightFiles
+
+OWN_FAMILY = "schedlab"
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model folder in figures.
+    """A model in figures.
 
     Args:
         location: as asked for.
-        folder: where it lies.
+        folder: where it lies, or the file.
+        family: whose layout it has.
         kind: "denoiser" or "autoregressive".
-        config: sizes, vocabulary and mask token.
+        spec: sizes, process, mask token, time input.
+        config: everything that the network was built from.
         num_parameters: weights in all.
-        num_bytes: size of the weights file.
+        num_bytes: size of the weights files.
         precision: dtype that the fingerprint is of.
         fingerprint: hex SHA-256 of sizes and weights, what stored evaluations and plans refer to.
-        block_flops: FLOPs of the blocks for one sequence of `config.max_length` positions.
+        block_flops: FLOPs of the blocks for one sequence of `spec.max_length` positions.
         head_flops: FLOPs of the head at one position.
         forward_flops: FLOPs of a full forward, head at every position.
+        unusual: what a reader should know, in lines.
         card: data, steps, seed, held-out loss and whatever else was noted in training.
     """
 
     location: str
     folder: str
+    family: str
     kind: str
-    config: TransformerConfig
+    spec: DenoiserSpec
+    config: dict[str, Any]
     num_parameters: int
     num_bytes: int
     precision: str
@@ -41,6 +49,7 @@ class ModelDescription:
     block_flops: int
     head_flops: int
     forward_flops: int
+    unusual: tuple[str, ...]
     card: dict[str, Any]
 
 
@@ -48,26 +57,30 @@ def describe(location: str | Path, *, precision: str = "float32") -> ModelDescri
     """Load a model as the sampler would and say what it is.
 
     Args:
-        location: a folder, or "bundled:NAME".
+        location: see `loading.load`.
         precision: dtype of the weights in memory, which the fingerprint depends on.
 
     Raises:
-        InputError: anything in the folder is missing, damaged, of another shape or not finite.
+        InputError: anything is missing, damaged, of another shape or not finite.
     """
-    folder = checkpoint.resolve(location)
-    model = checkpoint.load(location, precision=precision)
-    length = model.config.max_length
+    network = loading.load(location, precision=precision)
+    found = loading.published(location)
+    place = checkpoint.resolve(location) if found is None else found[0]
+    spec = network.spec
     return ModelDescription(
         location=str(location),
-        folder=str(folder),
-        kind="autoregressive" if model.config.causal else "denoiser",
-        config=model.config,
-        num_parameters=sum(weight.numel() for weight in model.parameters()),
-        num_bytes=(folder / checkpoint.WEIGHTS_FILE).stat().st_size,
+        folder=str(place),
+        family=OWN_FAMILY if found is None else found[1].name,
+        kind="autoregressive" if getattr(network.config, "causal", False) else "denoiser",
+        spec=spec,
+        config=network.config.model_dump(),
+        num_parameters=sum(weight.numel() for weight in network.parameters()),
+        num_bytes=WeightFiles.find(place).num_bytes,
         precision=precision,
-        fingerprint=model.fingerprint,
-        block_flops=block_flops(model.spec, length),
-        head_flops=head_flops(model.spec),
-        forward_flops=forward_flops(model.spec, length),
-        card=checkpoint.read_card(location),
+        fingerprint=network.fingerprint,
+        block_flops=block_flops(spec, spec.max_length),
+        head_flops=head_flops(spec),
+        forward_flops=forward_flops(spec, spec.max_length),
+        unusual=() if found is None else found[1].unusual(network),
+        card=checkpoint.read_card(location) if found is None else {},
     )

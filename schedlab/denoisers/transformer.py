@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
-from schedlab.errors import InputError
+from schedlab.denoisers.network import Network
+from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.files import Record, canonical_json
 
-_ROTARY_BASE = 10_000.0
 _FIRST_SHIFT = 0.3
 _SHORT_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -69,8 +69,10 @@ class TransformerConfig(Record):
             raise ValueError(f"mask_id must be below vocab_size, got {self.mask_id}")
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """Tokens to features to logits; satisfies `denoisers.base.Denoiser`."""
+
+    config: TransformerConfig
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -111,7 +113,7 @@ class Transformer(nn.Module):
             num_blocks=self.config.num_blocks,
             hidden_size=self.config.hidden_size,
             max_length=self.config.max_length,
-            mlp_ratio=self.config.mlp_ratio,
+            block_weights=(4 + 2 * self.config.mlp_ratio) * self.config.hidden_size**2,
         )
 
     @functools.cached_property
@@ -194,14 +196,11 @@ class Transformer(nn.Module):
 
     def _before_last(self, z_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The input of the last block, (B, L, D), and the rotary table."""
-        length = z_BL.shape[1]
-        if length > self.config.max_length:
-            raise InputError(
-                f"sequence length must be at most {self.config.max_length} for this model, "
-                f"got {length}"
-            )
+        self.check_length(z_BL.shape[1])
         x_BLD = self.embedding(z_BL)
-        rotary = _rotary(length, self.config.hidden_size // self.config.num_heads, x_BLD)
+        rotary = rotary_table(
+            z_BL.shape[1], self.config.hidden_size // self.config.num_heads, x_BLD
+        )
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, rotary)
         return x_BLD, rotary
@@ -273,10 +272,10 @@ class Attention(nn.Module):
 
     def mixed(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
         """What the heads read, before `output` projects it, (B, L, D); `rotary` as from
-        `_rotary`."""
+        `rotary_table`."""
         B, L, D = x_BLD.shape
         qkv = self.qkv(x_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
-        q, k = _rotate(qkv[:, :, :2], rotary).permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
+        q, k = rotate(qkv[:, :, :2], rotary).permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
         v = qkv[:, :, 2].transpose(1, 2)
         if x_BLD.device.type == "cpu" and torch.is_grad_enabled():
             mixed = _plain_attention(q, k, v, causal=self.causal)
@@ -310,27 +309,3 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor
         later = torch.ones(L, L, dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, float("-inf"))
     return torch.softmax(scores, dim=-1).to(v.dtype) @ v
-
-
-def _rotary(length: int, head_size: int, like: Tensor) -> Tensor:
-    """cos and signed sin of every position's angles, shape (2, L, 1, 1, head_size).
-
-    One tensor: two are merged by the compiler into every block, which then takes the cosines anew
-    (a step of training 12 blocks was 1.27 times as long).
-    """
-    frequency = _ROTARY_BASE ** (
-        -torch.arange(0, head_size, 2, dtype=torch.float32, device=like.device) / head_size
-    )
-    angles = torch.arange(length, dtype=torch.float32, device=like.device)[:, None] * frequency
-    cos, sin = angles.cos(), angles.sin()
-    table = torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)))
-    return table.to(like.dtype)[:, :, None, None]
-
-
-def _rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate the two halves of each head by its position's angles; x is (B, L, 2, H, head_size).
-
-    Queries and keys at once, and halves swapped by `roll`: twice as fast as halves apart.
-    """
-    cos, sin = rotary.to(x.dtype)
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

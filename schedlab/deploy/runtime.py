@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 
-from schedlab.denoisers import checkpoint
 from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.loading import without_blocks
+from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
+from schedlab.evaluation.lab import load_denoiser, masked_process
 from schedlab.plan import Plan, PlanFile
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
@@ -100,17 +102,24 @@ def load_plan(plan_file: PlanFile | str | os.PathLike[str], *, device: str = "au
     else:
         file, folder = PlanFile.read(plan_file), Path(plan_file).parent
     place = _device(device)
-    tokenizer = Tokenizer.load(_find(file.tokenizer.location, folder))
-    _check("the tokeniser", file.tokenizer.location, file.tokenizer.sha256, tokenizer.fingerprint)
     denoisers: dict[str, Denoiser] = {}
+    networks: dict[str, Network] = {}
     for role, ref in file.denoisers.items():
-        model = checkpoint.load(
-            _find(ref.location, folder), device=place, precision=file.precision
+        denoisers[role] = load_denoiser(
+            role,
+            _find(ref.location, folder),
+            device=place,
+            precision=file.precision,
+            networks=networks,
         )
-        _check(f"denoiser {role}", ref.location, ref.sha256, model.fingerprint)
+        _check(f"denoiser {role}", ref.location, ref.sha256, denoisers[role].fingerprint)
+    spec = next(iter(denoisers.values())).spec
+    process = masked_process(spec)
+    where = _find(file.tokenizer.location, folder)
+    tokenizer = Tokenizer.for_model(where, process.vocab_size, process.mask_id)
+    _check("the tokeniser", file.tokenizer.location, file.tokenizer.sha256, tokenizer.fingerprint)
+    for role, model in denoisers.items():
         _check_vocabulary(role, model, tokenizer, file.plan.length)
-        denoisers[role] = model
-    process = MaskedProcess(tokenizer.vocab_size, tokenizer.mask_id)
     return Player(file.plan, denoisers, process, tokenizer, place)
 
 
@@ -130,7 +139,7 @@ def _find(location: str, folder: Path) -> str:
     """A location as it stands, or beside the plan file if it is a relative path there."""
     beside = folder / location
     is_path = not location.startswith("bundled") and not Path(location).is_absolute()
-    return str(beside) if is_path and beside.exists() else location
+    return str(beside) if is_path and Path(without_blocks(str(beside))).exists() else location
 
 
 def _check(what: str, location: str, expected: str, found: str) -> None:

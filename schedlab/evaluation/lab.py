@@ -8,8 +8,9 @@ from typing import Protocol
 
 import torch
 
-from schedlab.denoisers import checkpoint
-from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers import loading
+from schedlab.denoisers.base import Denoiser, DenoiserSpec
+from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
 from schedlab.metrics.samples import Scorer
 from schedlab.metrics.scorers import load_scorer
@@ -18,7 +19,9 @@ from schedlab.processes import MaskedProcess
 from schedlab.sampling.compiled import Compiled
 from schedlab.text.tokenizer import Tokenizer
 
-SHARED_FIELDS = ("vocab_size", "mask_id", "max_length", "prediction")
+SHARED_FIELDS = (
+    "process", "vocab_size", "mask_id", "max_length", "noise_schedule", "prediction"
+)  # fmt: skip
 
 
 class Codec(Protocol):
@@ -43,7 +46,8 @@ class Lab:
     """Everything that plans are run with.
 
     Args:
-        denoisers: by role; all must share vocabulary, mask, longest sequence and prediction.
+        denoisers: by role; all must share process, vocabulary, mask, longest sequence, noise
+            schedule and prediction.
         process: the noising process over their vocabulary.
         tokenizer: between its tokens and text.
         scorer: scores the texts.
@@ -119,25 +123,53 @@ def build_lab(config: LabConfig) -> Lab:
     """
     device = _device(config.device)
     precision = _auto_precision(device) if config.precision == "auto" else config.precision
-    tokenizer = Tokenizer.load(config.tokenizer)
     denoisers: dict[str, Denoiser] = {}
+    networks: dict[str, Network] = {}
     for role, location in config.denoisers.items():
-        model = checkpoint.load(location, device=device, precision=precision)
-        if model.config.causal:
-            raise InputError(
-                f"denoiser {role}: {location} is autoregressive; name a masked diffusion denoiser"
-            )
+        model = load_denoiser(
+            role, location, device=device, precision=precision, networks=networks
+        )
         denoisers[role] = Compiled(model) if config.compile else model
     spec = next(iter(denoisers.values())).spec
+    tokenizer = Tokenizer.for_model(config.tokenizer, spec.vocab_size, spec.mask_id)
     return Lab(
         denoisers=denoisers,
-        process=MaskedProcess(spec.vocab_size, spec.mask_id),
+        process=masked_process(spec),
         tokenizer=tokenizer,
         scorer=load_scorer(config.scorer, tokenizer=tokenizer, device=device),
         precision=precision,
         device=device,
         compiled=config.compile,
     )
+
+
+def load_denoiser(
+    role: str, location: str, *, device: str, precision: str, networks: dict[str, Network]
+) -> Denoiser:
+    """A denoiser of any family; an autoregressive model is refused by its role.
+
+    `networks` holds what was read so far: denoisers of the same location share their weights.
+    """
+    model = loading.load(location, device=device, precision=precision, networks=networks)
+    if getattr(model.config, "causal", False):
+        raise InputError(
+            f"denoiser {role}: {location} is autoregressive; name a masked diffusion denoiser"
+        )
+    return model
+
+
+def masked_process(spec: DenoiserSpec) -> MaskedProcess:
+    """The process that denoisers of these conventions are sampled with.
+
+    Raises:
+        InputError: they are of another process.
+    """
+    if spec.process != "masked" or spec.mask_id is None:
+        raise InputError(
+            f"denoisers of the {spec.process} process can be inspected but not sampled yet; name"
+            " masked ones"
+        )
+    return MaskedProcess(spec.vocab_size, spec.mask_id)
 
 
 def _device(name: str) -> str:

@@ -88,9 +88,10 @@ class Run:
 
     def windows(self, num: int) -> Windows:
         """Held-out windows; more of them keep the fewer."""
+        process = self.lab.process
         return held_out_windows(
             self.corpus,
-            Tokenizer.load(self.job.lab.tokenizer),
+            Tokenizer.for_model(self.job.lab.tokenizer, process.vocab_size, process.mask_id),
             split=self.job.corpus.split,
             length=self.job.plan.length,
             num=num,

@@ -1,6 +1,7 @@
-"""Byte-level BPE tokenizers with a document separator and, as the last id, the mask token.
+"""Tokenizers with a document separator and a mask token: ours, and those of published models.
 
-Any text can be encoded and comes back unchanged; the two special tokens have no spelling that text
+Ours are byte-level BPE with both as the last ids: any text can be encoded and comes back
+unchanged. Published ones are what they are. In both the special tokens have no spelling that text
 could contain by accident: `encode` never produces them.
 """
 
@@ -19,6 +20,7 @@ from schedlab.files import canonical_json, read_text, sha256_text, write_atomic
 
 SEPARATOR = "<|endoftext|>"
 MASK = "<|mask|>"
+_PUBLISHED_ENDS = ("<|endoftext|>", "</s>", "[SEP]")  # the first that a tokenizer has
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "tokenizer.json"
 
 
@@ -27,21 +29,72 @@ class Tokenizer:
 
     Attributes:
         vocab_size: number of ids, the mask token included.
-        mask_id: id of the mask token, always `vocab_size - 1`.
+        mask_id: id of the mask token; in ours `vocab_size - 1`.
         eot_id: id of the document separator.
         fingerprint: SHA-256 of the vocabulary and its rules.
     """
 
+    vocab_size: int
+    mask_id: int
+    eot_id: int
+    fingerprint: str
+
     def __init__(self, core: tokenizers.Tokenizer, *, where: str = "tokenizer") -> None:
         self._core = core
         # Special tokens are known to this class only, so that text cannot spell them.
-        self.vocab_size: int = core.get_vocab_size(with_added_tokens=False) + 2
-        self.eot_id: int = self.vocab_size - 2
-        self.mask_id: int = self.vocab_size - 1
+        self.vocab_size = core.get_vocab_size(with_added_tokens=False) + 2
+        self.eot_id = self.vocab_size - 2
+        self.mask_id = self.vocab_size - 1
         vocabulary = core.get_vocab(with_added_tokens=False)
         if sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise InputError(f"{where}: token ids must be 0, 1, 2, ... without gaps")
-        self.fingerprint: str = sha256_text(canonical_json(json.loads(core.to_str())))
+        self.fingerprint = sha256_text(canonical_json(json.loads(core.to_str())))
+
+    @classmethod
+    def published(cls, path: str | Path, vocab_size: int, mask_id: int) -> Tokenizer:
+        """A published `tokenizer.json`, as a model of that vocabulary uses it.
+
+        Models may have more rows than the tokenizer has tokens; such ids are no text.
+
+        Raises:
+            InputError: the file is missing or no tokenizer, has more tokens than the model, or no
+                token that ends a document.
+        """
+        core = _core(str(path))
+        size = core.get_vocab_size(with_added_tokens=True)
+        if size > vocab_size:
+            raise InputError(f"{path}: has {size} tokens, the model has {vocab_size}")
+        ends = [core.token_to_id(name) for name in _PUBLISHED_ENDS]
+        eot_id = next((token for token in ends if token is not None), None)
+        if eot_id is None:
+            raise InputError(f"{path}: has none of the tokens {', '.join(_PUBLISHED_ENDS)}")
+        core.encode_special_tokens = True  # text that spells a special token stays text
+        found = cls.__new__(cls)
+        found._core, found.vocab_size, found.mask_id = core, vocab_size, mask_id
+        found.eot_id = eot_id
+        sizes = f"{vocab_size} {mask_id} {eot_id}"
+        found.fingerprint = sha256_text(canonical_json(json.loads(core.to_str())) + sizes)
+        return found
+
+    @classmethod
+    def for_model(cls, location: str | Path, vocab_size: int, mask_id: int | None) -> Tokenizer:
+        """The tokenizer at a location as a model needs it: one of ours, or a published one, which
+        has special tokens (`tokenizer.json`, or a folder with one).
+
+        Raises:
+            InputError: see `load` and `published`.
+        """
+        path = Path(location)
+        if path.is_dir():
+            path = path / "tokenizer.json"
+        elif location == "bundled":
+            return cls.load(location)
+        if mask_id is None or not path.is_file():
+            return cls.load(path)
+        core = _core(str(path))
+        if core.get_vocab_size(with_added_tokens=True) == core.get_vocab_size(False):
+            return cls.load(path)
+        return cls.published(path, vocab_size, mask_id)
 
     @classmethod
     def load(cls, location: str | Path = "bundled") -> Tokenizer:
@@ -74,18 +127,21 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; never the separator or the mask."""
-        return self._core.encode(text).ids
+        return self._core.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts, in parallel."""
-        return [encoding.ids for encoding in self._core.encode_batch_fast(list(texts))]
+        return [
+            encoding.ids
+            for encoding in self._core.encode_batch_fast(list(texts), add_special_tokens=False)
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of token ids; the separator becomes a blank line, the mask a low line."""
         pieces: list[str] = []
         run: list[int] = []
         for token in ids:
-            if token < self.eot_id:
+            if token not in (self.eot_id, self.mask_id):
                 run.append(int(token))
                 continue
             pieces += [self._core.decode(run), "\n\n" if token == self.eot_id else "_"]
@@ -95,11 +151,16 @@ class Tokenizer:
 
 @functools.lru_cache(maxsize=8)
 def _load(path: str) -> Tokenizer:
-    text = read_text(path)
-    try:
-        core = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(f"{path}: not a tokenizers JSON file: {error}") from None
-    if not isinstance(core.model, models.BPE) or "ByteLevel" not in text:
+    core = _core(path)
+    if not isinstance(core.model, models.BPE) or "ByteLevel" not in core.to_str():
         raise InputError(f"{path}: must be a byte-level BPE tokenizer")
     return Tokenizer(core, where=path)
+
+
+def _core(path: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(read_text(path))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{path}: not a tokenizers JSON file: {error}") from None

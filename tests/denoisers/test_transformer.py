@@ -7,6 +7,7 @@ import torch
 
 from schedlab.denoisers import transformer
 from schedlab.denoisers.base import Denoiser
+from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
 from schedlab.files import validate
@@ -68,7 +69,7 @@ def test_what_a_position_sees(causal: bool) -> None:
 def test_attention_depends_on_relative_positions_only() -> None:
     one = torch.randn(1, 1, 2, 1, 8, dtype=torch.float64, generator=torch.manual_seed(0))
     x = one.expand(1, 12, 2, 1, 8)  # (B, L, q and k, H, head_size): same content everywhere
-    q, k = transformer._rotate(x, transformer._rotary(12, 8, x))[0, :, :, 0].unbind(1)
+    q, k = rotate(x, rotary_table(12, 8, x))[0, :, :, 0].unbind(1)
     scores = q @ k.T  # (L, L)
     for offset in (-5, 0, 3):
         diagonal = scores.diagonal(offset)

@@ -1,0 +1,195 @@
+"""The bidirectional Llama of LLaDA and Dream: RMSNorm, rotary positions, gated MLP, grouped heads.
+
+Legend: B sequences, L positions, D hidden size, H heads, G key-value heads, N picked positions,
+F values of a trunk, V vocabulary.
+
+References: Nie et al., "Large Language Diffusion Models" (2502.09992); Ye et al., "Dream 7B"
+(2508.15487); Touvron et al., "LLaMA" (2302.13971).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from schedlab.denoisers.base import DenoiserSpec
+from schedlab.denoisers.network import Network
+from schedlab.denoisers.rotary import rotary_table, rotate
+from schedlab.files import Record
+
+_SHORT_DTYPES = (torch.bfloat16, torch.float16)
+
+
+class GatedConfig(Record):
+    """Sizes and conventions of a `GatedTransformer`.
+
+    Args:
+        vocab_size: V, rows of the embedding; the mask token is one of them.
+        mask_id: id of the mask token.
+        num_blocks, hidden_size, num_heads: of the transformer.
+        num_kv_heads: G, heads of keys and values.
+        mlp_size: inner width of the MLP.
+        max_length: longest sequence it is made for.
+        rope_base: of the rotary positions.
+        norm_eps: of RMSNorm.
+        qkv_bias: whether queries, keys and values have a bias.
+        tied: whether the head is the embedding.
+        shifted: whether the network's output at position i - 1 predicts position i (Dream).
+    """
+
+    vocab_size: int
+    mask_id: int
+    num_blocks: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    mlp_size: int
+    max_length: int
+    rope_base: float
+    norm_eps: float
+    qkv_bias: bool = False
+    tied: bool = False
+    shifted: bool = False
+
+
+class GatedTransformer(Network):
+    """Tokens to features to logits; satisfies `denoisers.base.Denoiser`.
+
+    With `shifted`, features of position i are those of position i - 1 of the network, and position
+    0 keeps its own: whoever reads them needs no shift.
+    """
+
+    config: GatedConfig
+
+    def __init__(self, config: GatedConfig) -> None:
+        super().__init__()
+        self.config = config
+        weight = torch.empty(config.vocab_size, config.hidden_size)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_blocks))
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        if not config.tied:
+            self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._float32_head: Tensor | None = None
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        """Sizes and conventions (see `DenoiserSpec`)."""
+        config = self.config
+        return DenoiserSpec(
+            vocab_size=config.vocab_size,
+            mask_id=config.mask_id,
+            num_blocks=config.num_blocks,
+            hidden_size=config.hidden_size,
+            max_length=config.max_length,
+            block_weights=self._last_block.num_weights,
+        )
+
+    def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """Features of every position, (B, L, D); the state shows the noise level."""
+        x_BLD, rotary = self._before_last(z_BL)
+        x_BLD = self.norm(self._last_block(x_BLD, rotary))
+        if not self.config.shifted:
+            return x_BLD
+        return torch.cat((x_BLD[:, :1], x_BLD[:, :-1]), dim=1)
+
+    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """(B, L, 2 D): the input of the last block, and its attention's output before the
+        projection."""
+        x_BLD, rotary = self._before_last(z_BL)
+        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary)), dim=-1)
+
+    def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits at (row, position) of what `trunk` gave."""
+        if self.config.shifted:
+            position_N = (position_N - 1).clamp(min=0)
+        x_ND, mixed_ND = trunk_BLF[row_N, position_N].chunk(2, dim=-1)
+        return self.logits(self.norm(self._last_block.finish(x_ND, mixed_ND)))
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V)."""
+        if self._float32_head is not None:
+            return F.linear(features_ND.float(), self._float32_head)
+        return F.linear(features_ND, self._head)
+
+    def keep_float32_head(self) -> None:
+        """Keep the head in float32 beside shorter weights, which must not change any more."""
+        if self._head.dtype in _SHORT_DTYPES:
+            self._float32_head = self._head.detach().float()
+
+    def forward(self, z_BL: Tensor) -> Tensor:
+        """(B, L, V) logits at all positions."""
+        return self.logits(self.features(z_BL))
+
+    @property
+    def _head(self) -> Tensor:
+        return self.embedding.weight if self.config.tied else self.head.weight
+
+    @property
+    def _last_block(self) -> _Block:
+        return cast(_Block, self.blocks[-1])
+
+    def _before_last(self, z_BL: Tensor) -> tuple[Tensor, Tensor]:
+        self.check_length(z_BL.shape[1])
+        x_BLD = self.embedding(z_BL)
+        head_size = self.config.hidden_size // self.config.num_heads
+        # Angles grow with the position: in float32 whatever the weights are.
+        like = x_BLD[:0].float()
+        rotary = rotary_table(z_BL.shape[1], head_size, like, base=self.config.rope_base)
+        for block in self.blocks[:-1]:
+            x_BLD = block(x_BLD, rotary)
+        return x_BLD, rotary
+
+
+class _Block(nn.Module):
+    """x += attention(norm(x)); x += MLP(norm(x))."""
+
+    def __init__(self, config: GatedConfig) -> None:
+        super().__init__()
+        size, self.num_heads, self.num_kv_heads = (
+            config.hidden_size, config.num_heads, config.num_kv_heads,
+        )  # fmt: skip
+        kv_size = size // config.num_heads * config.num_kv_heads
+        self.attention_norm = nn.RMSNorm(size, eps=config.norm_eps)
+        self.query = nn.Linear(size, size, bias=config.qkv_bias)
+        self.key = nn.Linear(size, kv_size, bias=config.qkv_bias)
+        self.value = nn.Linear(size, kv_size, bias=config.qkv_bias)
+        self.output = nn.Linear(size, size, bias=False)
+        self.mlp_norm = nn.RMSNorm(size, eps=config.norm_eps)
+        self.gate = nn.Linear(size, config.mlp_size, bias=False)
+        self.up = nn.Linear(size, config.mlp_size, bias=False)
+        self.down = nn.Linear(config.mlp_size, size, bias=False)
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers in its matrices."""
+        return sum(weight.numel() for weight in self.parameters() if weight.ndim == 2)
+
+    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """(B, L, D) to (B, L, D)."""
+        return self.finish(x_BLD, self.mixed(x_BLD, rotary))
+
+    def mixed(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+        """The attention's output before its projection, (B, L, D)."""
+        B, L, D = x_BLD.shape
+        x_BLD = self.attention_norm(x_BLD)
+        size = D // self.num_heads
+        q, k = (
+            rotate(part(x_BLD).view(B, L, 1, -1, size).float(), rotary)
+            .to(x_BLD.dtype)[:, :, 0]
+            .transpose(1, 2)
+            for part in (self.query, self.key)
+        )
+        v = self.value(x_BLD).view(B, L, -1, size).transpose(1, 2)
+        grouped = self.num_heads != self.num_kv_heads
+        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+        return mixed.transpose(1, 2).reshape(B, L, D)
+
+    def finish(self, x_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
+        """The rest of the block, position by position."""
+        x_BLD = x_BLD + self.output(mixed_BLD)
+        inner = self.mlp_norm(x_BLD)
+        return x_BLD + self.down(F.silu(self.gate(inner)) * self.up(inner))

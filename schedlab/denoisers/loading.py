@@ -1,0 +1,159 @@
+"""Denoisers from anywhere: our own folders, published layouts, a hub name. Nothing is executed.
+
+A published checkpoint is told by the `model_type` of its `config.json`; ours has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from schedlab.denoisers import checkpoint
+from schedlab.denoisers.checkpoint import CONFIG_FILE, PRECISIONS
+from schedlab.denoisers.families import FAMILIES, Family, PublishedConfig
+from schedlab.denoisers.network import Network
+from schedlab.denoisers.weights import WeightFiles, fill, write
+from schedlab.errors import InputError
+from schedlab.files import read_json, write_atomic
+
+_BLOCKS = "#blocks="
+
+
+def load(
+    location: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+    networks: dict[str, Network] | None = None,
+) -> Network:
+    """Read a denoiser of any known family, ready for inference (no gradients).
+
+    Args:
+        location: a folder, a safetensors file with its `config.json` beside it, or
+            "bundled:NAME"; with "#blocks=0,3,8-11" behind it a light denoiser of those blocks of
+            the network, which shares their weights.
+        device: where the weights go, one tensor after the other.
+        precision: dtype of the weights in memory: "bfloat16", "float32" or "float64".
+        networks: what was read so far, by location; what is read is added.
+
+    Raises:
+        InputError: anything is missing, damaged, of another shape or not finite, or there are no
+            such blocks; one line.
+    """
+    networks = {} if networks is None else networks
+    base = without_blocks(location)
+    if base not in networks:
+        networks[base] = _read(base, device=device, precision=precision)
+    _, marked, text = str(location).partition(_BLOCKS)
+    if not marked:
+        return networks[base]
+    return with_blocks(networks[base], _numbers(text, where=str(location)), where=str(location))
+
+
+def without_blocks(location: str | Path) -> str:
+    """The location of the whole network."""
+    return str(location).partition(_BLOCKS)[0]
+
+
+def with_blocks(network: Network, kept: Sequence[int], *, where: str = "blocks") -> Network:
+    """A network of some blocks of another, in the order given, sharing all weights with it.
+
+    Skipping blocks needs no training; what it costs in quality is for a search to find out
+    ("static layer skip"; the first blocks alone are an early exit).
+
+    Raises:
+        InputError: no blocks, or blocks that are not there.
+    """
+    found = getattr(network, "blocks", None)
+    blocks = list(found) if isinstance(found, nn.ModuleList) else []
+    if not kept or not all(0 <= number < len(blocks) for number in kept):
+        raise InputError(
+            f"{where}: blocks must be between 0 and {len(blocks) - 1}, got"
+            f" {', '.join(map(str, kept)) or 'none'}"
+        )
+    with torch.device("meta"):
+        smaller = type(network)(network.config.model_copy(update={"num_blocks": len(kept)}))
+    for name, part in network.named_children():
+        if name != "blocks":
+            setattr(smaller, name, part)
+    smaller.add_module("blocks", nn.ModuleList(blocks[number] for number in kept))
+    if hasattr(network, "_float32_head"):
+        setattr(smaller, "_float32_head", network._float32_head)  # noqa: B010
+    return smaller.eval().requires_grad_(False)
+
+
+def _numbers(text: str, *, where: str) -> list[int]:
+    """`0,3,8-11` as numbers."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise InputError(f"{where}: blocks read like 0,3,8-11, got {text[:40]!r}")
+        found += range(int(first), int(last if dash else first) + 1)
+    return found
+
+
+def _read(location: str | Path, *, device: str | torch.device, precision: str) -> Network:
+    found = published(location)
+    if found is None:
+        return checkpoint.load(location, device=device, precision=precision)
+    if precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise InputError(f"precision must be one of {known}, got {precision!r}")
+    place, family, config = found
+    stored = WeightFiles.find(place)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        network = family.build(config)
+    names = {own: family.published_name(own) for own in network.state_dict()}
+    fill(
+        network,
+        stored,
+        names,
+        ignored=frozenset(family.derived(network)),
+        family=family.name,
+        device=device,
+        dtype=PRECISIONS[precision],
+    )
+    network.keep_float32_head()
+    return network.eval().requires_grad_(False)
+
+
+def save(folder: str | Path, network: Network, family: Family) -> None:
+    """Write a checkpoint in the published layout, in the precision of the weights in memory."""
+    state: dict[str, Tensor] = {
+        family.published_name(name): value.detach().cpu().contiguous()
+        for name, value in network.state_dict().items()
+    }
+    state.update(family.derived(network))
+    write(Path(folder), state)
+    config = {**family.published_config(network), "torch_dtype": _dtype_name(network)}
+    write_atomic(Path(folder) / CONFIG_FILE, checkpoint.json_text(config))
+
+
+def published(location: str | Path) -> tuple[Path, Family, PublishedConfig] | None:
+    """Where a published checkpoint lies, its family and configuration; None for one of ours."""
+    location = without_blocks(location)
+    if location.startswith("bundled:"):
+        return None
+    place = Path(location)
+    folder = place.parent if place.is_file() else place
+    if not folder.is_dir() or not (folder / CONFIG_FILE).is_file():
+        return None  # whose error is the same for all
+    values = read_json(folder / CONFIG_FILE)
+    if not isinstance(values, dict) or "model_type" not in values:
+        return None
+    family = FAMILIES.get(str(values["model_type"]))
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise InputError(
+            f"{folder / CONFIG_FILE}: model_type {str(values['model_type'])[:40]!r} is not known;"
+            f" known: {known}"
+        )
+    return place, family, PublishedConfig(values, str(folder / CONFIG_FILE), family.name)
+
+
+def _dtype_name(network: Network) -> str:
+    return str(next(network.parameters()).dtype).removeprefix("torch.")

@@ -1,0 +1,292 @@
+"""Published layouts: the reference implementations' own tensors, files there and back, damage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from schedlab.denoisers import loading
+from schedlab.denoisers.convert import convert
+from schedlab.denoisers.families import FAMILIES
+from schedlab.denoisers.network import Network
+from schedlab.errors import InputError
+from schedlab.processes import MaskedProcess
+
+NEW = ("mdlm", "mdlm_timecond", "duo", "llada", "dream")
+FAMILY = {"mdlm_timecond": "mdlm", "dream": "Dream", "simplex_tess": "roberta"}
+
+
+def arrays(folder: Path, name: str = "forward") -> dict[str, torch.Tensor]:
+    with np.load(folder / f"{name}.npz", allow_pickle=False) as data:
+        return {key: torch.from_numpy(data[key]) for key in data.files}
+
+
+@pytest.mark.parametrize("name", NEW)
+@torch.inference_mode()
+def test_logits_are_those_of_the_reference(golden: Path, name: str) -> None:
+    network, case = loading.load(golden / name), arrays(golden / name)
+    t_B = case["t"].float() if "t" in case else None
+    features = network.features(case["input_ids"], t_B)
+    expected = case["logits_shifted" if name == "dream" else "logits"]
+    torch.testing.assert_close(network.logits(features), expected, atol=1e-4, rtol=0)
+    # Finished position by position the network is the same.
+    row, position = torch.meshgrid(
+        *(torch.arange(n) for n in case["input_ids"].shape), indexing="ij"
+    )
+    trunk = network.trunk(case["input_ids"], t_B)
+    picked = network.logits_at(trunk, row.flatten(), position.flatten())
+    torch.testing.assert_close(picked.view_as(expected), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["mdlm", "mdlm_timecond"])
+@torch.inference_mode()
+def test_log_probabilities_and_bound_are_mdlms(golden: Path, name: str) -> None:
+    network, case = loading.load(golden / name), arrays(golden / name)
+    spec = network.spec
+    process = MaskedProcess(spec.vocab_size, spec.mask_id)
+    z, t = case["input_ids"], case["t"].float()
+    masked = z == spec.mask_id
+    log_p = process.log_p_x(network.logits(network.features(z, t)[masked]))
+    expected = case["subs_log_probs"][masked].clamp(min=-1e5)
+    torch.testing.assert_close(log_p.clamp(min=-1e5).float(), expected, atol=1e-5, rtol=1e-5)
+
+    case = arrays(golden / name, "nelbo")
+    masked = case["xt"] == spec.mask_id
+    features = network.features(case["xt"], case["t"].flatten().float())[masked]
+    log_p = process.log_p_x(network.logits(features))
+    nll = torch.zeros(case["x0"].shape, dtype=torch.float64)
+    nll[masked] = -log_p.gather(1, case["x0"][masked][:, None])[:, 0]
+    weight = case["weight"].double().reshape(-1, 1)
+    torch.testing.assert_close(nll * weight, case["nll_per_token"].double(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["simplex_tess", "simplex_tess_selfcond"])
+@torch.inference_mode()
+def test_a_simplex_network_is_tess(golden: Path, name: str) -> None:
+    network, case = loading.load(golden / name), arrays(golden / name, "simplex")
+    t_B = case["timestep_scaled"].float().reshape(-1).expand(len(case["simplex"]))
+    previous = case.get("previous_pred")
+    free = network.features(case["simplex"], t_B, previous_BLV=previous)
+    given = network.features(
+        case["simplex"],
+        t_B,
+        given_BL=case["input_ids"],
+        generated_BL=case["span_mask"].bool(),
+        previous_BLV=previous,
+    )
+    for features, expected in ((free, "logits_unconditional"), (given, "logits_conditional")):
+        torch.testing.assert_close(network.logits(features), case[expected], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*NEW, "simplex_tess"])
+@torch.inference_mode()
+def test_a_saved_checkpoint_has_the_published_tensors_and_loads_bit_for_bit(
+    golden: Path, name: str, tmp_path: Path
+) -> None:
+    network = loading.load(golden / name)
+    loading.save(tmp_path, network, FAMILIES[FAMILY.get(name, name)])
+    saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    published = safetensors.torch.load_file(golden / name / "model.safetensors")
+    assert {n: v.shape for n, v in saved.items()} == {n: v.shape for n, v in published.items()}
+    for tensor, value in saved.items():
+        torch.testing.assert_close(value, published[tensor], atol=0, rtol=1e-6)
+    again = loading.load(tmp_path)
+    assert again.config == network.config and again.fingerprint == network.fingerprint
+    stored = json.loads((golden / name / "config.json").read_text())
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert {k: stored[k] for k in written if k in stored} == {
+        k: v for k, v in written.items() if k in stored
+    }
+
+
+@pytest.fixture
+def copy(golden: Path, tmp_path: Path) -> Path:
+    """A checkpoint in LLaDA's layout that may be damaged."""
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((golden / "llada" / file).read_bytes())
+    return tmp_path
+
+
+def rewrite(folder: Path, change) -> None:
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    change(state)
+    safetensors.torch.save_file(state, folder / "model.safetensors")
+
+
+def shards(folder: Path, number: int = 3) -> None:
+    """The one file as several, with an index."""
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    weight_map: dict[str, str] = {}
+    for n in range(number):
+        name = f"model-{n + 1:05}-of-{number:05}.safetensors"
+        part = {key: state[key] for key in sorted(state)[n::number]}
+        safetensors.torch.save_file(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+def test_shards_and_a_single_file_are_the_same_model(golden: Path, copy: Path) -> None:
+    whole = loading.load(copy).fingerprint
+    assert loading.load(copy / "model.safetensors").fingerprint == whole
+    shards(copy)
+    assert loading.load(copy).fingerprint == whole
+
+
+def test_tensors_that_do_not_fit_are_listed_in_one_line(copy: Path) -> None:
+    def damage(state) -> None:
+        for block in (0, 1):
+            state[f"extra.{block}"] = state.pop(f"model.transformer.blocks.{block}.q_proj.weight")
+        name = "model.transformer.ln_f.weight"
+        state[name] = state[name][:-1].clone()
+
+    rewrite(copy, damage)
+    with pytest.raises(InputError) as caught:
+        loading.load(copy)
+    message = str(caught.value)
+    assert "\n" not in message and "taken for a checkpoint of llada" in message
+    assert "lacks model.transformer.blocks.0.q_proj.weight [64, 64]" in message
+    assert "unknown extra.0 [64, 64], extra.1 [64, 64]" in message
+    assert "model.transformer.ln_f.weight [63] instead of [64]" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(copy: Path, value: float) -> None:
+    def damage(state) -> None:
+        state["model.transformer.blocks.1.up_proj.weight"][3, 4] = value
+
+    rewrite(copy, damage)
+    with pytest.raises(InputError, match=r"blocks.1.up_proj.weight' must hold finite"):
+        loading.load(copy)
+
+
+def test_large_finite_values_are_accepted(copy: Path) -> None:
+    rewrite(copy, lambda state: state["model.transformer.wte.weight"].fill_(3e38))
+    loading.load(copy)
+
+
+@pytest.mark.parametrize("size", [0, 7, 5_000, -1])
+def test_a_cut_off_file_is_refused(copy: Path, size: int) -> None:
+    data = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(data[:size])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        loading.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "../model.safetensors"}, "not the name of a safetensors file"),
+        ({"a": "/etc/passwd"}, "not the name of a safetensors file"),
+        ({"a": "other.bin"}, "not the name of a safetensors file"),
+        ({"a": "other.safetensors"}, "other.safetensors is missing"),
+        ({"a": 3}, "must hold a weight_map"),
+        ([], "must hold a weight_map"),
+    ],
+)
+def test_an_index_that_points_elsewhere_is_refused(copy: Path, weight_map, message) -> None:
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InputError, match=message):
+        loading.load(copy)
+
+
+def test_a_tensor_in_two_shards_is_refused(copy: Path) -> None:
+    shards(copy, 2)
+    first, second = sorted(copy.glob("*.safetensors"))
+    safetensors.torch.save_file(
+        safetensors.torch.load_file(first) | safetensors.torch.load_file(second), second
+    )
+    with pytest.raises(InputError, match="is in another file of the model too"):
+        loading.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("block_type", "sequential", "block_type = 'sequential' is a variant of llada"),
+        ("alibi", True, "alibi = 'True' is a variant"),
+        ("d_model", "64", "d_model must be a positive whole number, got '64'"),
+        ("d_model", None, "d_model must be a positive whole number, got nothing"),
+        ("mask_token_id", -1, "mask_token_id must be a token id"),
+        ("model_type", "llama", "model_type 'llama' is not known; known: mdlm"),
+        ("n_layers", 3, "lacks model.transformer.blocks.2"),
+    ],
+)
+def test_a_configuration_of_another_model_is_refused(copy: Path, name, value, message) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(InputError, match=message):
+        loading.load(copy)
+
+
+def test_a_pickle_is_never_read(copy: Path, golden: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (copy / "exploded",))
+
+    torch.save({"a": Bomb()}, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle, which is never loaded"):
+        loading.load(copy)
+    # Nor where it has another name.
+    (copy / "pytorch_model.bin").rename(copy / "model.safetensors")
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        loading.load(copy)
+    assert not (copy / "exploded").exists()
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+@torch.inference_mode()
+def test_a_training_checkpoint_is_converted(golden: Path, tmp_path: Path, weights) -> None:
+    folder = golden / "mdlm_lightning"
+    network = convert(folder / "tiny.ckpt", tmp_path, weights=weights)
+    order = json.loads((folder / "parameter_order.json").read_text())
+    order = order if isinstance(order, list) else next(iter(order.values()))
+    assert [name for name, _ in network.named_parameters()] == order
+    case = arrays(folder)
+    again = loading.load(tmp_path)
+    found = again.logits(again.features(case["input_ids"]))
+    torch.testing.assert_close(found, case[f"logits_{weights}_weights"], atol=1e-4, rtol=0)
+
+
+def test_a_pickle_with_code_is_not_run_when_it_is_converted(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save({"state_dict": {"a": Bomb()}}, tmp_path / "bad.ckpt")
+    for content in (None, b"", b"not a pickle"):
+        if content is not None:
+            (tmp_path / "bad.ckpt").write_bytes(content)
+        with pytest.raises(InputError, match="tensors and plain values alone"):
+            convert(tmp_path / "bad.ckpt", tmp_path / "out")
+    assert not (tmp_path / "exploded").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["llada", "dream", "mdlm_timecond"])
+@torch.inference_mode()
+def test_blocks_of_a_network_share_its_weights(golden: Path, name: str) -> None:
+    networks: dict[str, Network] = {}
+    whole = loading.load(golden / name, networks=networks)
+    same = loading.load(f"{golden / name}#blocks=0-1", networks=networks)
+    light = loading.load(f"{golden / name}#blocks=1", networks=networks)
+    case = arrays(golden / name)
+    t_B = case["t"].float() if "t" in case else None
+    assert torch.equal(
+        same.features(case["input_ids"], t_B), whole.features(case["input_ids"], t_B)
+    )
+    own = {weight.data_ptr() for weight in whole.parameters()}
+    assert {weight.data_ptr() for weight in light.parameters()} < own
+    assert light.spec.num_blocks == 1 and light.fingerprint != whole.fingerprint
+    with torch.device("meta"):
+        assert len(list(light.parameters())) < len(list(whole.parameters()))
+    for blocks in ("2", "", "a", "1-", "-1"):
+        with pytest.raises(InputError, match="blocks"):
+            loading.load(f"{golden / name}#blocks={blocks}", networks=networks)
