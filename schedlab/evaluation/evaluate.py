@@ -35,7 +35,7 @@ from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
 from schedlab.sampling import Sampled, SequenceIds, Work, check_roles, sample_events
 
-ENGINE_VERSION = 3
+ENGINE_VERSION = 4
 """Part of the store's key: raise it when the sampler gives other tokens for the same plan."""
 
 Progress = Callable[[int, int], None]

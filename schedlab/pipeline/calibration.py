@@ -19,6 +19,7 @@ __all__ = ["Estimate", "Timings", "estimate", "estimate_seconds", "measure", "si
 MIN_SEQUENCES, MAX_SEQUENCES = 32, 512
 MIN_WINDOWS, MAX_WINDOWS = 64, 512
 ANALYSIS_SHARE = 0.3
+_MORE_PLANS = 1.2
 
 Numbers = defaultdict[str, float]
 """Sums by role."""
@@ -66,6 +67,9 @@ def estimate(run: Run, timings: Timings) -> Estimate:
     processes = num_samplers(job, num_plans, run.num_workers)
     forwards, flops = _work(run, timings)
     analysis, search = _seconds(job, timings, num_workers=processes)
+    # Schedules of an analysis that come twice count once: near the limit at which workers are
+    # started there may be some more of them.
+    most = num_samplers(job, round(_MORE_PLANS * num_plans), run.num_workers)
     gpu = timings.memory.gpu
     return Estimate(
         plans=num_plans + table.trials,
@@ -76,8 +80,8 @@ def estimate(run: Run, timings: Timings) -> Estimate:
         start_seconds=timings.start + timings.load + timings.start_workers,
         analysis_seconds=analysis,
         search_seconds=search,
-        memory_bytes=_memory(job, timings, num_plans=num_plans, processes=processes),
-        gpu_memory_bytes=None if gpu is None else gpu * (processes + (processes > 1)),
+        memory_bytes=_memory(job, timings, num_plans=num_plans, processes=most),
+        gpu_memory_bytes=None if gpu is None else gpu * (most + (most > 1)),
     )
 
 
