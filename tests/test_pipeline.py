@@ -452,8 +452,9 @@ def test_however_slow_the_machine_the_stated_minimum_is_measured() -> None:
 
 
 def test_timing_a_machine_gives_positive_seconds(world: Path, tmp_path: Path) -> None:
-    measured = calibration.measure(Run(tiny_job(world), RunFolder(tmp_path), Silent()))
-    assert set(measured.forwards) == {"H", "L"}
+    job = tiny_job(world, search={"trials": 4})
+    measured = calibration.measure(Run(job, RunFolder(tmp_path), Silent()))
+    assert set(measured.forwards) == {"H", "L"} and measured.proposal > 0
     assert min(measured.sequence, measured.fresh, measured.alone, measured.store) > 0
     assert min(measured.window, measured.trajectory, measured.merge) > 0 <= measured.swap
     assert 0 <= measured.changed <= 1 and measured.load > 0 == measured.start
