@@ -20,6 +20,8 @@ from schedlab.errors import InputError
 from schedlab.files import read_json, write_atomic
 
 _BLOCKS = "#blocks="
+_MOST_BLOCKS = 10_000
+_BLOCK_COUNTS = {"n_blocks", "n_layers", "num_hidden_layers"}
 
 
 def load(
@@ -92,7 +94,10 @@ def _numbers(text: str, *, where: str) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise InputError(f"{where}: blocks read like 0,3,8-11, got {text[:40]!r}")
-        found += range(int(first), int(last if dash else first) + 1)
+        stop = int(last if dash else first) + 1
+        if stop > _MOST_BLOCKS:
+            raise InputError(f"{where}: blocks are numbered below {_MOST_BLOCKS}, got {stop - 1}")
+        found += range(int(first), stop)
     return found
 
 
@@ -105,6 +110,12 @@ def _read(location: str | Path, *, device: str | torch.device, precision: str) -
         raise InputError(f"precision must be one of {known}, got {precision!r}")
     place, family, config = found
     stored = WeightFiles.find(place)
+    for name in _BLOCK_COUNTS & config.values.keys():  # an absurd size must not even be laid out
+        if config.whole(name) > len(stored.shapes):
+            raise InputError(
+                f"{config.where}: {name} = {config.whole(name)} is more than the"
+                f" {len(stored.shapes)} tensors of the model"
+            )
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         network = family.build(config)
     names = {own: family.published_name(own) for own in network.state_dict()}

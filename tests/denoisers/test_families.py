@@ -216,6 +216,7 @@ def test_a_tensor_in_two_shards_is_refused(copy: Path) -> None:
         ("d_model", None, "d_model must be a positive whole number, got nothing"),
         ("mask_token_id", -1, "mask_token_id must be a token id"),
         ("model_type", "llama", "model_type 'llama' is not known; known: mdlm"),
+        ("n_layers", 10**12, "more than the 21 tensors of the model"),
         ("n_layers", 3, "lacks model.transformer.blocks.2"),
     ],
 )
@@ -287,6 +288,6 @@ def test_blocks_of_a_network_share_its_weights(golden: Path, name: str) -> None:
     assert light.spec.num_blocks == 1 and light.fingerprint != whole.fingerprint
     with torch.device("meta"):
         assert len(list(light.parameters())) < len(list(whole.parameters()))
-    for blocks in ("2", "", "a", "1-", "-1"):
+    for blocks in ("2", "", "a", "1-", "-1", "0-99999999999"):
         with pytest.raises(InputError, match="blocks"):
             loading.load(f"{golden / name}#blocks={blocks}", networks=networks)
