@@ -28,18 +28,10 @@ from schedlab.sampling import SequenceIds, Work, sample_events, sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_world import LENGTH, tiny_job, write_corpus, write_models
+from tiny_world import LENGTH, tiny_job
 
 MB = 1_000_000
 NOTHING = Timings(sequence=0.0, fresh=0.0, alone=0.0, store=0.0, merge=0.0)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("world")
-    write_models(folder)
-    write_corpus(folder / "corpus.txt")
-    return folder
 
 
 def run_of(job: Job, folder: Path) -> Run:

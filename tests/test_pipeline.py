@@ -40,15 +40,6 @@ TRIALS = {"trials": 3, "sampler": "tpe", "roles": ["L", "M"]}
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models and a corpus."""
-    folder = tmp_path_factory.mktemp("world")
-    write_models(folder)
-    write_corpus(folder / "corpus.txt")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an uninterrupted search with everything in it."""
     return run_search(search_job(world), tmp_path_factory.mktemp("finished") / "run")

@@ -7,22 +7,23 @@ card says what the weights are (data, steps, seed, held-out loss); it does not a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.denoisers.weights import WEIGHTS_FILE, WeightFiles, fill
 from schedlab.errors import InputError
 from schedlab.files import read_json, validate, write_atomic
 
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
+OWN_FAMILY = "schedlab"
 BUNDLED = Path(__file__).resolve().parent.parent / "data" / "models"
 
 PRECISIONS: Mapping[str, torch.dtype] = {
@@ -49,7 +50,7 @@ def save(
         weights: the state to store instead of the model's (an average, say).
         precision: dtype on disk: "bfloat16", "float32" or "float64".
     """
-    dtype = _dtype(precision)
+    dtype = dtype_of(precision)
     state = {
         name: value.detach().to("cpu", dtype).contiguous()
         for name, value in (weights or model.state_dict()).items()
@@ -77,13 +78,13 @@ def load(
     config = validate(
         TransformerConfig, read_json(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE)
     )
-    dtype = _dtype(precision)
-    state = _read_state(folder / WEIGHTS_FILE)
-    _check_size(folder / WEIGHTS_FILE, state, config)
+    dtype = dtype_of(precision)
+    stored = WeightFiles.find(folder)
+    _check_size(stored, config)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = Transformer(config)
-    _check_state(folder / WEIGHTS_FILE, state, model.state_dict())
-    model.load_state_dict({n: v.to(device, dtype) for n, v in state.items()}, assign=True)
+    names = {name: name for name in model.state_dict()}
+    fill(model, stored, names, family=OWN_FAMILY, device=device, dtype=dtype)
     model.keep_float32_head()
     return model.eval().requires_grad_(False)
 
@@ -102,10 +103,6 @@ def resolve(location: str | Path) -> Path:
     folder = Path(text)
     if not folder.is_dir():
         raise InputError(f"model {text!r}: must be a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    if not (folder / WEIGHTS_FILE).is_file():
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLE_SUFFIXES)
-        hint = f"; {pickles[0]} is a pickle, which is never loaded" if pickles else ""
-        raise InputError(f"model {text!r}: {WEIGHTS_FILE} is missing{hint}")
     return folder
 
 
@@ -130,48 +127,21 @@ def json_text(value: Any) -> str:
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
-_PICKLE_SUFFIXES = frozenset((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
-
-
-def _dtype(precision: str) -> torch.dtype:
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of a precision by name."""
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise InputError(f"precision must be one of {known}, got {precision!r}")
     return PRECISIONS[precision]
 
 
-def _read_state(file: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{file}: not a whole safetensors file ({error}); a pickle is never loaded"
-        ) from None
-
-
-def _check_size(file: Path, state: Mapping[str, Tensor], config: TransformerConfig) -> None:
+def _check_size(stored: WeightFiles, config: TransformerConfig) -> None:
     """An absurd size must not even be laid out."""
     per_block = config.hidden_size * config.hidden_size * (4 + 2 * config.mlp_ratio)
     expected = config.num_blocks * per_block + 2 * config.vocab_size * config.hidden_size
-    stored = sum(value.numel() for value in state.values())
-    if expected > stored:
+    found = sum(math.prod(shape) for shape in stored.shapes.values())
+    if expected > found:
         raise InputError(
-            f"{file}: holds {stored} numbers, too few for the {expected} of its {CONFIG_FILE}"
+            f"{stored.where}: holds {found} numbers, too few for the {expected} of its"
+            f" {CONFIG_FILE}"
         )
-
-
-def _check_state(file: Path, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """The tensors must be exactly the expected ones, and finite."""
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    for problem, names in (("lacks", missing), ("has the unknown tensor", unknown)):
-        if names:
-            raise InputError(f"{file}: {problem} {min(names)!r}; is {CONFIG_FILE} of this model?")
-    for name, value in state.items():
-        wanted = tuple(expected[name].shape)
-        if tuple(value.shape) != wanted:
-            raise InputError(
-                f"{file}: {name!r} must have shape {wanted}, got {tuple(value.shape)}; "
-                f"is {CONFIG_FILE} of this model?"
-            )
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise InputError(f"{file}: {name!r} must hold finite floating-point numbers")

@@ -18,6 +18,7 @@ from schedlab.denoisers import loading
 from schedlab.denoisers.dit import DiT, DiTConfig
 from schedlab.denoisers.families import FAMILIES
 from schedlab.denoisers.families.mdlm import PREFIX
+from schedlab.denoisers.weights import check_shapes, is_finite
 from schedlab.errors import InputError
 
 _DERIVED = f"{PREFIX}rotary_emb.inv_freq"
@@ -60,9 +61,18 @@ def convert(
         values = dict(zip(names, shadow, strict=True))
     else:
         values = {n.removeprefix(PREFIX): v for n, v in state.items() if n != _DERIVED}
-    _check(values, network, str(checkpoint))
+    family = FAMILIES["mdlm" if config.process == "masked" else "duo"]
+    check_shapes(
+        {name: tuple(value.shape) for name, value in values.items()},
+        {name: tuple(value.shape) for name, value in network.state_dict().items()},
+        where=str(checkpoint),
+        family=family.name,
+    )
+    for name, value in values.items():
+        if not is_finite(value):
+            raise InputError(f"{checkpoint}: {name} must hold finite numbers")
     network.load_state_dict(values, assign=True)
-    loading.save(folder, network, FAMILIES["mdlm" if config.process == "masked" else "duo"])
+    loading.save(folder, network, family)
     return network
 
 
@@ -121,15 +131,3 @@ def _config(
         max_length=length,
         time_conditioning=uniform or bool(told.get("time_conditioning", False)),
     )
-
-
-def _check(values: Mapping[str, Tensor], network: DiT, where: str) -> None:
-    for name, expected in network.state_dict().items():
-        found = values.get(name)
-        if found is None or found.shape != expected.shape:
-            got = "nothing" if found is None else str(list(found.shape))
-            raise InputError(f"{where}: {name} must be {list(expected.shape)}, got {got}")
-        if not bool(torch.isfinite(found).all()):
-            raise InputError(f"{where}: {name} must hold finite numbers")
-    if unknown := values.keys() - network.state_dict().keys():
-        raise InputError(f"{where}: has the unknown {min(unknown)}")

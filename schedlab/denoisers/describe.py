@@ -11,8 +11,6 @@ from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.cost import block_flops, forward_flops, head_flops
 from schedlab.denoisers.weights import WeightFiles
 
-OWN_FAMILY = "schedlab"
-
 
 @dataclass(frozen=True)
 class ModelDescription:
@@ -70,7 +68,7 @@ def describe(location: str | Path, *, precision: str = "float32") -> ModelDescri
     return ModelDescription(
         location=str(location),
         folder=str(place),
-        family=OWN_FAMILY if found is None else found[1].name,
+        family=checkpoint.OWN_FAMILY if found is None else found[1].name,
         kind="autoregressive" if getattr(network.config, "causal", False) else "denoiser",
         spec=spec,
         config=network.config.model_dump(),

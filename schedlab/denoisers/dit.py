@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
-from schedlab.denoisers.network import Network
+from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.files import Record
 
@@ -51,6 +51,11 @@ class DiTConfig(Record):
     cond_size: int
     max_length: int
     time_conditioning: bool
+
+    def model_post_init(self, _: object) -> None:
+        """Check that the sizes fit together."""
+        check_heads(self.hidden_size, self.num_heads)
+        check_mask(self.mask_id, self.vocab_size)
 
 
 def sigma_of(t_B: Tensor) -> Tensor:
@@ -112,9 +117,15 @@ class DiT(Network):
         x_ND = self._last_block.finish(x_ND[:, None], mixed_ND[:, None], c_NC)
         return self.logits(self.output_layer.features(x_ND, c_NC)[:, 0])
 
-    def logits(self, features_ND: Tensor) -> Tensor:
-        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V)."""
-        return self.output_layer.linear(features_ND)
+    @property
+    def head_weight(self) -> Tensor:
+        """The last matrix, (V, D)."""
+        return self.output_layer.linear.weight
+
+    @property
+    def head_bias(self) -> Tensor:
+        """(V,)."""
+        return self.output_layer.linear.bias
 
     def forward(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """(B, L, V) logits at all positions."""

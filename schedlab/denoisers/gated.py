@@ -16,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
-from schedlab.denoisers.network import Network
+from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.files import Record
-
-_SHORT_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class GatedConfig(Record):
@@ -54,6 +52,16 @@ class GatedConfig(Record):
     tied: bool = False
     shifted: bool = False
 
+    def model_post_init(self, _: object) -> None:
+        """Check that the sizes fit together."""
+        check_heads(self.hidden_size, self.num_heads)
+        check_mask(self.mask_id, self.vocab_size)
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and"
+                f" {self.num_kv_heads}"
+            )
+
 
 class GatedTransformer(Network):
     """Tokens to features to logits; satisfies `denoisers.base.Denoiser`.
@@ -73,7 +81,6 @@ class GatedTransformer(Network):
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         if not config.tied:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._float32_head: Tensor | None = None
 
     @property
     def spec(self) -> DenoiserSpec:
@@ -109,23 +116,13 @@ class GatedTransformer(Network):
         x_ND, mixed_ND = trunk_BLF[row_N, position_N].chunk(2, dim=-1)
         return self.logits(self.norm(self._last_block.finish(x_ND, mixed_ND)))
 
-    def logits(self, features_ND: Tensor) -> Tensor:
-        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V)."""
-        if self._float32_head is not None:
-            return F.linear(features_ND.float(), self._float32_head)
-        return F.linear(features_ND, self._head)
-
-    def keep_float32_head(self) -> None:
-        """Keep the head in float32 beside shorter weights, which must not change any more."""
-        if self._head.dtype in _SHORT_DTYPES:
-            self._float32_head = self._head.detach().float()
-
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""
         return self.logits(self.features(z_BL))
 
     @property
-    def _head(self) -> Tensor:
+    def head_weight(self) -> Tensor:
+        """The last matrix, (V, D)."""
         return self.embedding.weight if self.config.tied else self.head.weight
 
     @property

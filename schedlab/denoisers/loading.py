@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from schedlab.denoisers import checkpoint
-from schedlab.denoisers.checkpoint import CONFIG_FILE, PRECISIONS
+from schedlab.denoisers.checkpoint import CONFIG_FILE, dtype_of
 from schedlab.denoisers.families import FAMILIES, Family, PublishedConfig
 from schedlab.denoisers.network import Network
 from schedlab.denoisers.weights import WeightFiles, fill, write
@@ -82,8 +83,7 @@ def with_blocks(network: Network, kept: Sequence[int], *, where: str = "blocks")
         if name != "blocks":
             setattr(smaller, name, part)
     smaller.add_module("blocks", nn.ModuleList(blocks[number] for number in kept))
-    if hasattr(network, "_float32_head"):
-        setattr(smaller, "_float32_head", network._float32_head)  # noqa: B010
+    smaller._float32_head = network._float32_head
     return smaller.eval().requires_grad_(False)
 
 
@@ -105,9 +105,7 @@ def _read(location: str | Path, *, device: str | torch.device, precision: str) -
     found = published(location)
     if found is None:
         return checkpoint.load(location, device=device, precision=precision)
-    if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise InputError(f"precision must be one of {known}, got {precision!r}")
+    dtype = dtype_of(precision)
     place, family, config = found
     stored = WeightFiles.find(place)
     for name in _BLOCK_COUNTS & config.values.keys():  # an absurd size must not even be laid out
@@ -116,8 +114,11 @@ def _read(location: str | Path, *, device: str | torch.device, precision: str) -
                 f"{config.where}: {name} = {config.whole(name)} is more than the"
                 f" {len(stored.shapes)} tensors of the model"
             )
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        network = family.build(config)
+    try:
+        with torch.device("meta"):  # no memory and no random numbers for what is replaced
+            network = family.build(config)
+    except (ValueError, RuntimeError) as error:  # sizes that do not fit together, or into memory
+        raise InputError(f"{config.where}: {_first_reason(error)}") from None
     names = {own: family.published_name(own) for own in network.state_dict()}
     fill(
         network,
@@ -126,10 +127,16 @@ def _read(location: str | Path, *, device: str | torch.device, precision: str) -
         ignored=frozenset(family.derived(network)),
         family=family.name,
         device=device,
-        dtype=PRECISIONS[precision],
+        dtype=dtype,
     )
     network.keep_float32_head()
     return network.eval().requires_grad_(False)
+
+
+def _first_reason(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        return str(error.errors()[0]["msg"])
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def save(folder: str | Path, network: Network, family: Family) -> None:

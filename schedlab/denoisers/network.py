@@ -7,11 +7,14 @@ import hashlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
 from schedlab.errors import InputError
 from schedlab.files import canonical_json
+
+_SHORT_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class Network(nn.Module):
@@ -22,6 +25,7 @@ class Network(nn.Module):
     """
 
     config: Any
+    _float32_head: Tensor | None = None
 
     @property
     def spec(self) -> DenoiserSpec:
@@ -42,21 +46,54 @@ class Network(nn.Module):
         """Features of every position, (B, L, D)."""
         raise NotImplementedError
 
-    def logits(self, features_ND: Tensor) -> Tensor:
-        """Logits at picked positions, (N, V)."""
+    @property
+    def head_weight(self) -> Tensor:
+        """The last matrix, (V, D)."""
         raise NotImplementedError
 
+    @property
+    def head_bias(self) -> Tensor | None:
+        """What is added to its product, (V,), if anything."""
+        return None
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V).
+
+        After `keep_float32_head` in float32: bfloat16 would round a logit of 10 by up to 0.03.
+        """
+        bias_V = self.head_bias
+        if self._float32_head is None:
+            return F.linear(features_ND, self.head_weight, bias_V)
+        bias_V = None if bias_V is None else bias_V.float()
+        return F.linear(features_ND.float(), self._float32_head, bias_V)
+
     def keep_float32_head(self) -> None:
-        """Keep the head in float32 beside shorter weights; here there is nothing to keep."""
+        """Keep the head in float32 beside shorter weights, which must not change any more."""
+        if self.head_weight.dtype in _SHORT_DTYPES:
+            self._float32_head = self.head_weight.detach().float()
 
     def check_length(self, length: int) -> None:
         """Refuse sequences that are longer than the network was made for.
 
         Raises:
-            InputError: more than `spec.max_length` positions.
+            InputError: more than `config.max_length` positions.
         """
-        if length > self.spec.max_length:
+        if length > self.config.max_length:
             raise InputError(
-                f"sequence length must be at most {self.spec.max_length} for this model,"
+                f"sequence length must be at most {self.config.max_length} for this model,"
                 f" got {length}"
             )
+
+
+def check_heads(hidden_size: int, num_heads: int) -> None:
+    """Raise a `ValueError` for a width that heads do not divide into even parts."""
+    if hidden_size % (2 * num_heads):
+        raise ValueError(
+            f"hidden_size must be a multiple of twice num_heads, got {hidden_size} and {num_heads}"
+        )
+
+
+def check_mask(mask_id: int | None, vocab_size: int) -> None:
+    """Raise a `ValueError` for a mask token that is not in the vocabulary."""
+    if mask_id is not None and not 0 <= mask_id < vocab_size:
+        raise ValueError(f"mask_id must be below vocab_size, got {mask_id}")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
-from schedlab.denoisers.network import Network
+from schedlab.denoisers.network import Network, check_heads
 from schedlab.files import Record
 
 
@@ -43,6 +43,10 @@ class SimplexRobertaConfig(Record):
     pad_id: int
     norm_eps: float
     self_condition: Literal["none", "mean"] = "none"
+
+    def model_post_init(self, _: object) -> None:
+        """Check that the sizes fit together."""
+        check_heads(self.hidden_size, self.num_heads)
 
     @property
     def max_length(self) -> int:
@@ -112,9 +116,19 @@ class SimplexRoberta(Network):
             x_BLD = torch.where(generated_BL[..., None], x_BLD, clean_BLD)
         return self.roberta.encoder(embeddings(x_BLD))
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The last matrix, tied to the embedding, (V, D)."""
+        return self.roberta.embeddings.word_embeddings.weight
+
+    @property
+    def head_bias(self) -> Tensor:
+        """(V,)."""
+        return self.lm_head.bias
+
     def logits(self, features_ND: Tensor) -> Tensor:
         """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V)."""
-        return self.lm_head(features_ND, self.roberta.embeddings.word_embeddings.weight)
+        return super().logits(self.lm_head(features_ND))
 
 
 class _Roberta(nn.Module):
@@ -204,6 +218,5 @@ class _Head(nn.Module):
         self.layer_norm = nn.LayerNorm(size, eps=config.norm_eps)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
 
-    def forward(self, features: Tensor, embedding_VD: Tensor) -> Tensor:
-        inner = self.layer_norm(F.gelu(self.dense(features)))
-        return F.linear(inner, embedding_VD, self.bias)
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layer_norm(F.gelu(self.dense(features)))

@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
-from schedlab.denoisers.network import Network
+from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.files import Record, canonical_json
 
 _FIRST_SHIFT = 0.3
-_SHORT_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class TransformerConfig(Record):
@@ -60,13 +59,8 @@ class TransformerConfig(Record):
         for name in ("vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.hidden_size % (2 * self.num_heads):
-            raise ValueError(
-                f"hidden_size must be a multiple of twice num_heads, got {self.hidden_size} and "
-                f"{self.num_heads}"
-            )
-        if not 0 <= self.mask_id < self.vocab_size:
-            raise ValueError(f"mask_id must be below vocab_size, got {self.mask_id}")
+        check_heads(self.hidden_size, self.num_heads)
+        check_mask(self.mask_id, self.vocab_size)
 
 
 class Transformer(Network):
@@ -84,7 +78,6 @@ class Transformer(Network):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.RMSNorm(size, eps=1e-6)
         self.head = nn.Linear(size, config.vocab_size, bias=False)
-        self._float32_head: Tensor | None = None
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw all weights: normal, the outputs of branches scaled by 1 / sqrt(2 blocks).
@@ -172,23 +165,14 @@ class Transformer(Network):
         x_N3D, mixed_N3D = near_N3F.masked_fill(outside_N3[..., None], 0.0).chunk(2, dim=-1)
         return self.logits(self.norm(self._last_block.finish_middle(x_N3D, mixed_N3D)))
 
-    def logits(self, features_ND: Tensor) -> Tensor:
-        """(N, V) logits at picked positions; also (B, L, D) -> (B, L, V).
-
-        After `keep_float32_head` in float32: bfloat16 would round a logit of 10 by up to 0.03.
-        """
-        if self._float32_head is None:
-            return self.head(features_ND)
-        return F.linear(features_ND.float(), self._float32_head)
-
-    def keep_float32_head(self) -> None:
-        """Keep the head in float32 beside shorter weights, which must not change any more."""
-        if self.head.weight.dtype in _SHORT_DTYPES:
-            self._float32_head = self.head.weight.detach().float()
-
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""
         return self.logits(self.features(z_BL))
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The last matrix, (V, D)."""
+        return self.head.weight
 
     @property
     def _last_block(self) -> Block:

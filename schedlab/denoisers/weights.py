@@ -76,10 +76,10 @@ def fill(
     stored: WeightFiles,
     names: Mapping[str, str],
     *,
-    ignored: frozenset[str],
     family: str,
     device: str | torch.device,
     dtype: torch.dtype,
+    ignored: frozenset[str] = frozenset(),
 ) -> None:
     """Give a network on the meta device its weights.
 
@@ -87,21 +87,21 @@ def fill(
         network: without weights.
         stored: what there is.
         names: of the stored tensors by the network's own names; all are needed.
-        ignored: stored tensors that are not read.
         family: for messages.
         device, dtype: where and as what the weights go.
+        ignored: stored tensors that are not read.
 
     Raises:
         InputError: tensors that are missing, unknown, of other shapes or not finite, in one line
             with the first of them.
     """
     expected = {names[own]: tuple(value.shape) for own, value in network.state_dict().items()}
-    _check(stored, expected, ignored, family)
+    check_shapes(stored.shapes, expected, where=stored.where, family=family, ignored=ignored)
     own_names = {published: own for own, published in names.items()}
     for name, value in stored.tensors():
         if name not in own_names:
             continue
-        if not value.is_floating_point() or not _is_finite(value):
+        if not value.is_floating_point() or not is_finite(value):
             raise InputError(f"{stored.where}: {name!r} must hold finite floating-point numbers")
         moved = value.to(device=device, dtype=dtype, copy=True)
         place, _, own_name = own_names[name].rpartition(".")
@@ -109,14 +109,16 @@ def fill(
         setattr(network.get_submodule(place), own_name, nn.Parameter(moved, requires_grad=False))
 
 
-def _check(
-    stored: WeightFiles,
+def check_shapes(
+    shapes: Mapping[str, tuple[int, ...]],
     expected: Mapping[str, tuple[int, ...]],
-    ignored: frozenset[str],
+    *,
+    where: str,
     family: str,
+    ignored: frozenset[str] = frozenset(),
 ) -> None:
-    """The tensors must be exactly the expected ones."""
-    problems, shapes = [], stored.shapes
+    """Raise an `InputError`, with the first ones, unless just the expected tensors are there."""
+    problems = []
     missing = sorted(expected.keys() - shapes.keys())
     unknown = sorted(shapes.keys() - expected.keys() - ignored)
     other = sorted(n for n in expected.keys() & shapes.keys() if expected[n] != shapes[n])
@@ -129,7 +131,7 @@ def _check(
         problems.append(f"has {_listed(wrong)}")
     if problems:
         raise InputError(
-            f"{stored.where}: taken for a checkpoint of {family} with the sizes of its"
+            f"{where}: taken for a checkpoint of {family} with the sizes of its"
             f" config.json, it {'; '.join(problems)}"
         )
 
@@ -143,7 +145,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _is_finite(value: Tensor) -> bool:
+def is_finite(value: Tensor) -> bool:
     """A sum is not finite if one term is not; and one pass over the memory, without another
     array: 20 times as fast as asking each term. Sums of large terms may overflow: then all are
     asked."""

@@ -34,6 +34,9 @@ def test_logits_are_those_of_the_reference(golden: Path, name: str) -> None:
     features = network.features(case["input_ids"], t_B)
     expected = case["logits_shifted" if name == "dream" else "logits"]
     torch.testing.assert_close(network.logits(features), expected, atol=1e-4, rtol=0)
+    if "input_ids_short" in case:
+        short = network.logits(network.features(case["input_ids_short"], t_B))
+        torch.testing.assert_close(short, case["logits_short"], atol=1e-4, rtol=0)
     # Finished position by position the network is the same.
     row, position = torch.meshgrid(
         *(torch.arange(n) for n in case["input_ids"].shape), indexing="ij"
@@ -41,6 +44,18 @@ def test_logits_are_those_of_the_reference(golden: Path, name: str) -> None:
     trunk = network.trunk(case["input_ids"], t_B)
     picked = network.logits_at(trunk, row.flatten(), position.flatten())
     torch.testing.assert_close(picked.view_as(expected), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", NEW)
+@torch.inference_mode()
+def test_heads_of_short_weights_run_in_float32(golden: Path, name: str) -> None:
+    network = loading.load(golden / name, precision="bfloat16")
+    z = arrays(golden / name)["input_ids"]
+    features = network.features(z, torch.full((len(z),), 0.5))
+    assert features.dtype == torch.bfloat16
+    exact = features.double() @ network.head_weight.double().T
+    exact += 0.0 if network.head_bias is None else network.head_bias.double()
+    torch.testing.assert_close(network.logits(features).double(), exact, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mdlm", "mdlm_timecond"])
@@ -217,6 +232,10 @@ def test_a_tensor_in_two_shards_is_refused(copy: Path) -> None:
         ("mask_token_id", -1, "mask_token_id must be a token id"),
         ("model_type", "llama", "model_type 'llama' is not known; known: mdlm"),
         ("n_layers", 10**12, "more than the 21 tensors of the model"),
+        ("d_model", 2 * 10**10, "config.json: "),
+        ("n_heads", 5, "multiple of twice num_heads"),
+        ("n_kv_heads", 3, "multiple of num_kv_heads"),
+        ("mask_token_id", 128, "mask_id must be below vocab_size"),
         ("n_layers", 3, "lacks model.transformer.blocks.2"),
     ],
 )
@@ -249,7 +268,6 @@ def test_a_training_checkpoint_is_converted(golden: Path, tmp_path: Path, weight
     folder = golden / "mdlm_lightning"
     network = convert(folder / "tiny.ckpt", tmp_path, weights=weights)
     order = json.loads((folder / "parameter_order.json").read_text())
-    order = order if isinstance(order, list) else next(iter(order.values()))
     assert [name for name, _ in network.named_parameters()] == order
     case = arrays(folder)
     again = loading.load(tmp_path)
@@ -286,8 +304,6 @@ def test_blocks_of_a_network_share_its_weights(golden: Path, name: str) -> None:
     own = {weight.data_ptr() for weight in whole.parameters()}
     assert {weight.data_ptr() for weight in light.parameters()} < own
     assert light.spec.num_blocks == 1 and light.fingerprint != whole.fingerprint
-    with torch.device("meta"):
-        assert len(list(light.parameters())) < len(list(whole.parameters()))
     for blocks in ("2", "", "a", "1-", "-1", "0-99999999999"):
         with pytest.raises(InputError, match="blocks"):
             loading.load(f"{golden / name}#blocks={blocks}", networks=networks)

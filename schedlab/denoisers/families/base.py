@@ -6,6 +6,7 @@ its `config.json` is data, its weights are safetensors, `auto_map` and the like 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,28 @@ class Family:
     published_config: Callable[[Any], dict[str, Any]]
     derived: Callable[[Any], Mapping[str, Tensor]] = field(default=lambda network: {})
     unusual: Callable[[Any], tuple[str, ...]] = field(default=lambda network: ())
+
+
+def names_by_part(
+    outside: Mapping[str, str], blocks: str, in_block: Mapping[str, str]
+) -> Callable[[str], str]:
+    """`published_name` of a network whose parts have other names.
+
+    Args:
+        outside: published names of parts outside of blocks, by ours.
+        blocks: what published blocks are numbered behind.
+        in_block: published names of parts of a block, by ours.
+    """
+
+    def published_name(name: str) -> str:
+        block = re.fullmatch(r"blocks\.(\d+)\.(\w+)\.(\w+)", name)
+        if block:
+            number, part, kind = block.groups()
+            return f"{blocks}.{number}.{in_block[part]}.{kind}"
+        part, kind = name.split(".")
+        return f"{outside[part]}.{kind}"
+
+    return published_name
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from schedlab.denoisers.families.base import Family, PublishedConfig
+from schedlab.denoisers.families.base import Family, PublishedConfig, names_by_part
 from schedlab.denoisers.gated import GatedConfig, GatedTransformer
 
 _OUTSIDE = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
@@ -20,6 +19,7 @@ _IN_BLOCK = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
+_NAMES = names_by_part(_OUTSIDE, "model.layers", _IN_BLOCK)
 
 
 def build(config: PublishedConfig) -> GatedTransformer:
@@ -72,19 +72,9 @@ def published_config(network: GatedTransformer) -> dict[str, Any]:
     }
 
 
-def published_name(name: str) -> str:
-    """`blocks.3.query.bias` is `model.layers.3.self_attn.q_proj.bias`."""
-    block = re.fullmatch(r"blocks\.(\d+)\.(\w+)\.(\w+)", name)
-    if block:
-        number, part, kind = block.groups()
-        return f"model.layers.{number}.{_IN_BLOCK[part]}.{kind}"
-    part, kind = name.split(".")
-    return f"{_OUTSIDE[part]}.{kind}"
-
-
 def unusual(network: GatedTransformer) -> tuple[str, ...]:
     """The shift."""
     return ("the network's output at a position predicts the next one; position 0 its own",)
 
 
-DREAM = Family("dream", "Dream", build, published_name, published_config, unusual=unusual)
+DREAM = Family("dream", "Dream", build, _NAMES, published_config, unusual=unusual)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
-from schedlab.denoisers.families.base import Family, PublishedConfig
+from schedlab.denoisers.families.base import Family, PublishedConfig, names_by_part
 from schedlab.denoisers.gated import GatedConfig, GatedTransformer
 
 _OUTSIDE = {
@@ -24,6 +23,7 @@ _IN_BLOCK = {
     "up": "up_proj",
     "down": "ff_out",
 }
+_NAMES = names_by_part(_OUTSIDE, "model.transformer.blocks", _IN_BLOCK)
 
 
 def build(config: PublishedConfig) -> GatedTransformer:
@@ -95,14 +95,4 @@ def published_config(network: GatedTransformer) -> dict[str, Any]:
     }
 
 
-def published_name(name: str) -> str:
-    """`blocks.3.query.weight` is `model.transformer.blocks.3.q_proj.weight`."""
-    block = re.fullmatch(r"blocks\.(\d+)\.(\w+)\.(\w+)", name)
-    if block:
-        number, part, kind = block.groups()
-        return f"model.transformer.blocks.{number}.{_IN_BLOCK[part]}.{kind}"
-    part, kind = name.split(".")
-    return f"{_OUTSIDE[part]}.{kind}"
-
-
-LLADA = Family("llada", "llada", build, published_name, published_config)
+LLADA = Family("llada", "llada", build, _NAMES, published_config)
