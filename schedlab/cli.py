@@ -274,12 +274,12 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train a denoiser or a scorer; goes on where it stopped."""
-    from schedlab.training import TrainJob
+    """Train a denoiser or a scorer, or derive a light denoiser; goes on where it stopped."""
+    from schedlab.training import read_train_job
     from schedlab.training import train as run_training
 
     _remember(ctx, ("train", job, "--out", out))
-    held_out = run_training(TrainJob.read(job), out, device=device)
+    held_out = run_training(read_train_job(job), out, device=device)
     if os.environ.get("RANK", "0") != "0":  # torchrun starts this command several times
         return
     _show(

@@ -24,6 +24,23 @@ from tiny_world import tiny_job, write_job
 
 MASKS = {"mdlm": 64, "mdlm_timecond": 64, "llada": 126, "dream": 126}
 NUM_WORDS = 50
+DERIVE = """
+kind = "derive"
+seed = 1
+corpus = "{folder}/corpus.txt"
+tokenizer = "{folder}/tokenizer.json"
+[derive]
+heavy = "{heavy}"
+blocks = "ablation"
+num_blocks = 1
+length = 16
+[optimization]
+num_steps = 2
+batch_size = 4
+compile = false
+[reporting]
+held_out_windows = 8
+"""
 
 
 def run(*words: object) -> Result:
@@ -67,10 +84,17 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
 def test_the_command_line_runs_on_it(world: tuple[str, Path], golden: Path) -> None:
     name, folder = world
     heavy = golden / name
+    (folder / "derive.toml").write_text(DERIVE.format(folder=folder, heavy=heavy))
+    run("train", folder / "derive.toml", "--out", folder / "light")
+    assert "family " + name.partition("_")[0] in run("inspect", folder / "light").stdout
     job = tiny_job(
         folder,
         lab={
-            "denoisers": {"H": str(heavy), "L": f"{heavy}#blocks=0"},
+            "denoisers": {
+                "H": str(heavy),
+                "L": str(folder / "light"),
+                "S": f"{heavy}#blocks=0",
+            },
             "scorer": str(folder / "scorer"),
             "tokenizer": str(folder),
         },

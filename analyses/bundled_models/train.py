@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from schedlab.training import TrainJob, train
+from schedlab.training import read_train_job, train
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("heavy", "heavy-b", "light-4", "light-8", "scorer")
@@ -18,7 +18,7 @@ NAMES = ("heavy", "heavy-b", "light-4", "light-8", "scorer")
 def main(runs: str, *names: str) -> None:
     for name in names or NAMES:
         sys.stdout.write(f"== {name}\n")
-        train(TrainJob.read(HERE / f"{name}.toml"), Path(runs) / name)
+        train(read_train_job(HERE / f"{name}.toml"), Path(runs) / name)
 
 
 if __name__ == "__main__":

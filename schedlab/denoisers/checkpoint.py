@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from schedlab import hub
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.denoisers.weights import WEIGHTS_FILE, WeightFiles, fill
 from schedlab.errors import InputError
@@ -91,7 +92,7 @@ def load(
 
 def resolve(location: str | Path) -> Path:
     """The folder behind a location; checks that it is a model folder."""
-    text = str(location)
+    text = hub.local(str(location))
     if text.startswith("bundled:"):
         name = text.removeprefix("bundled:")
         known = bundled_names()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from schedlab import hub
 from schedlab.denoisers import checkpoint, loading
 from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.cost import block_flops, forward_flops, head_flops
@@ -17,7 +18,7 @@ class ModelDescription:
     """A model in figures.
 
     Args:
-        location: as asked for.
+        location: as asked for; hub names with their commit.
         folder: where it lies, or the file.
         family: whose layout it has.
         kind: "denoiser" or "autoregressive".
@@ -66,7 +67,7 @@ def describe(location: str | Path, *, precision: str = "float32") -> ModelDescri
     place = checkpoint.resolve(location) if found is None else found[0]
     spec = network.spec
     return ModelDescription(
-        location=str(location),
+        location=hub.pinned(str(location)),
         folder=str(place),
         family=checkpoint.OWN_FAMILY if found is None else found[1].name,
         kind="autoregressive" if getattr(network.config, "causal", False) else "denoiser",
@@ -80,5 +81,5 @@ def describe(location: str | Path, *, precision: str = "float32") -> ModelDescri
         head_flops=head_flops(spec),
         forward_flops=forward_flops(spec, spec.max_length),
         unusual=() if found is None else found[1].unusual(network),
-        card=checkpoint.read_card(location) if found is None else {},
+        card=checkpoint.read_card(place if place.is_dir() else place.parent),
     )

@@ -5,17 +5,20 @@ A published checkpoint is told by the `model_type` of its `config.json`; ours ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import torch
 from torch import Tensor, nn
 
+from schedlab import hub
 from schedlab.denoisers import checkpoint
-from schedlab.denoisers.checkpoint import CONFIG_FILE, dtype_of
+from schedlab.denoisers.checkpoint import CARD_FILE, CONFIG_FILE, dtype_of
 from schedlab.denoisers.families import FAMILIES, Family, PublishedConfig
 from schedlab.denoisers.network import Network
+from schedlab.denoisers.transformer import Transformer
 from schedlab.denoisers.weights import WeightFiles, fill, write
 from schedlab.errors import InputError
 from schedlab.files import read_json, write_atomic
@@ -35,8 +38,8 @@ def load(
     """Read a denoiser of any known family, ready for inference (no gradients).
 
     Args:
-        location: a folder, a safetensors file with its `config.json` beside it, or
-            "bundled:NAME"; with "#blocks=0,3,8-11" behind it a light denoiser of those blocks of
+        location: a folder, a safetensors file with its `config.json` beside it,
+            "bundled:NAME" or "hf:OWNER/NAME[@REVISION]"; with "#blocks=0,3,8-11" behind it a light denoiser of those blocks of
             the network, which shares their weights.
         device: where the weights go, one tensor after the other.
         precision: dtype of the weights in memory: "bfloat16", "float32" or "float64".
@@ -139,21 +142,44 @@ def _first_reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def save(folder: str | Path, network: Network, family: Family) -> None:
-    """Write a checkpoint in the published layout, in the precision of the weights in memory."""
+def save(
+    folder: str | Path,
+    network: Network,
+    family: Family | None,
+    *,
+    precision: str | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder in a family's published layout, or in ours.
+
+    Args:
+        folder: made where missing; each file is replaced as a whole, the configuration last.
+        network: the weights.
+        family: None for ours.
+        precision: dtype on disk; None is that of the weights in memory.
+        card: what the weights are, as JSON values.
+    """
+    precision = precision or _dtype_name(network)
+    if family is None:
+        assert isinstance(network, Transformer), "our layout is that of our network"
+        checkpoint.save(folder, network, card or {}, precision=precision)
+        return
+    dtype, target = dtype_of(precision), Path(folder)
     state: dict[str, Tensor] = {
-        family.published_name(name): value.detach().cpu().contiguous()
+        family.published_name(name): value.detach().to("cpu", dtype).contiguous()
         for name, value in network.state_dict().items()
     }
     state.update(family.derived(network))
-    write(Path(folder), state)
-    config = {**family.published_config(network), "torch_dtype": _dtype_name(network)}
-    write_atomic(Path(folder) / CONFIG_FILE, checkpoint.json_text(config))
+    write(target, state)
+    if card is not None:
+        write_atomic(target / CARD_FILE, checkpoint.json_text(dict(card)))
+    config = {**family.published_config(network), "torch_dtype": precision}
+    write_atomic(target / CONFIG_FILE, checkpoint.json_text(config))
 
 
 def published(location: str | Path) -> tuple[Path, Family, PublishedConfig] | None:
     """Where a published checkpoint lies, its family and configuration; None for one of ours."""
-    location = without_blocks(location)
+    location = hub.local(without_blocks(location))
     if location.startswith("bundled:"):
         return None
     place = Path(location)

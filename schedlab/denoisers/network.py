@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +72,13 @@ class Network(nn.Module):
         """Keep the head in float32 beside shorter weights, which must not change any more."""
         if self.head_weight.dtype in _SHORT_DTYPES:
             self._float32_head = self.head_weight.detach().float()
+
+    def trainable_copy(self) -> Self:
+        """A float32 copy with gradients and its own weights."""
+        copied = copy.deepcopy(self)
+        copied.__dict__.pop("fingerprint", None)
+        copied._float32_head = None
+        return copied.float().train().requires_grad_(True)
 
     def check_length(self, length: int) -> None:
         """Refuse sequences that are longer than the network was made for.

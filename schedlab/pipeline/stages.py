@@ -14,6 +14,7 @@ from typing import Literal, cast
 import torch
 
 import schedlab
+from schedlab import hub
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.cost import forward_flops
 from schedlab.deploy import export
@@ -234,7 +235,7 @@ def write_environment(run: Run, *, with_corpus: bool) -> None:
         precision=cast(Literal["float32", "bfloat16", "float64"], lab.precision),
         denoisers={
             role: DenoiserRef(
-                location=config.denoisers[role],
+                location=hub.pinned(config.denoisers[role]),
                 sha256=denoiser.fingerprint,
                 num_blocks=denoiser.spec.num_blocks,
                 num_parameters=_num_parameters(denoiser),
@@ -242,7 +243,10 @@ def write_environment(run: Run, *, with_corpus: bool) -> None:
             )
             for role, denoiser in lab.denoisers.items()
         },
-        tokenizer=FileRef(location=config.tokenizer, sha256=lab.tokenizer.fingerprint),
+        tokenizer=FileRef(
+            location=hub.pinned(config.tokenizer, files=hub.TOKENIZER_FILES),
+            sha256=lab.tokenizer.fingerprint,
+        ),
         scorer=FileRef(location=lab.scorer.name, sha256=lab.scorer.fingerprint),
         corpus=corpus,
     ).write(path)

@@ -16,12 +16,13 @@ class LabConfig(Record):
     """The `[lab]` table of a job.
 
     Args:
-        denoisers: location of the denoiser of every role: a folder, a safetensors file or
-            `bundled:NAME`; `#blocks=0-3` behind it takes some blocks of it (docs/models.md).
+        denoisers: location of the denoiser of every role: a folder, a safetensors file,
+            `bundled:NAME` or `hf:OWNER/NAME[@REVISION]`; `#blocks=0-3` behind it takes some
+            blocks of it (docs/models.md).
         scorer: location of the autoregressive scorer: a folder, `bundled:NAME` or
             `hf:MODEL[@REVISION]`.
         tokenizer: a `tokenizers` JSON file, ours or a published one, a folder with a
-            `tokenizer.json`, or `bundled`.
+            `tokenizer.json`, `hf:OWNER/NAME[@REVISION]` or `bundled`.
         precision: dtype of the denoisers. `auto` is bfloat16 on CUDA and on CPUs with instructions
             for it, float32 on others. Probabilities and draws are float64 always, the scorer is
             float32 always.

@@ -15,6 +15,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from schedlab import hub
 from schedlab.errors import InputError
 from schedlab.files import canonical_json, read_text, sha256_text, write_atomic
 
@@ -79,20 +80,20 @@ class Tokenizer:
     @classmethod
     def for_model(cls, location: str | Path, vocab_size: int, mask_id: int | None) -> Tokenizer:
         """The tokenizer at a location as a model needs it: one of ours, or a published one, which
-        has special tokens (`tokenizer.json`, or a folder with one).
+        has special tokens (`tokenizer.json`, a folder with one, or `hf:OWNER/NAME[@REVISION]`).
 
         Raises:
             InputError: see `load` and `published`.
         """
-        path = Path(location)
+        if location == "bundled":
+            return cls.load(location)
+        path = Path(hub.local(str(location), files=hub.TOKENIZER_FILES))
         if path.is_dir():
             path = path / "tokenizer.json"
-        elif location == "bundled":
-            return cls.load(location)
         if mask_id is None or not path.is_file():
             return cls.load(path)
         core = _core(str(path))
-        if core.get_vocab_size(with_added_tokens=True) == core.get_vocab_size(False):
+        if not core.get_added_tokens_decoder():  # ours add none; GPT-2's is in its vocabulary too
             return cls.load(path)
         return cls.published(path, vocab_size, mask_id)
 

@@ -1,6 +1,6 @@
 """Training of denoisers and scorers."""
 
-from schedlab.training.job import TrainJob
+from schedlab.training.job import DeriveJob, TrainJob, read_train_job
 from schedlab.training.loop import train
 
-__all__ = ["TrainJob", "train"]
+__all__ = ["DeriveJob", "TrainJob", "read_train_job", "train"]

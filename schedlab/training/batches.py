@@ -24,12 +24,14 @@ class Batch:
 
     Attributes:
         input_BL: (B, L) int64 tokens, masked ones replaced.
+        t_B: (B,) float32 noise levels; 0 where nothing is masked.
         read_N: (N,) int64 positions in the flattened (B * L) batch at which logits are needed.
         target_N: (N,) int64 true tokens there.
         weight_N: (N,) float32; the loss is the sum of weight * cross-entropy. 0 on padding.
     """
 
     input_BL: np.ndarray
+    t_B: np.ndarray
     read_N: np.ndarray
     target_N: np.ndarray
     weight_N: np.ndarray
@@ -91,6 +93,7 @@ def mask_at_levels(
     weight_N[: len(read)] = (1.0 / t_B)[read // L] / (B * L)
     return Batch(
         input_BL=np.where(masked_BL, mask_id, tokens_BL),
+        t_B=t_B.astype(np.float32),
         read_N=read_N,
         target_N=tokens_BL.reshape(-1)[read_N],
         weight_N=weight_N,
@@ -113,7 +116,8 @@ def next_token_batch(tokens_BL: np.ndarray) -> Batch:
     B, L = tokens_BL.shape
     read_N = (np.arange(B)[:, None] * L + np.arange(L - 1)).reshape(-1)
     weight_N = np.full(len(read_N), 1.0 / len(read_N), dtype=np.float32)
-    return Batch(tokens_BL, read_N, tokens_BL[:, 1:].reshape(-1), weight_N)
+    t_B = np.zeros(B, dtype=np.float32)
+    return Batch(tokens_BL, t_B, read_N, tokens_BL[:, 1:].reshape(-1), weight_N)
 
 
 def share_of(batch: Batch, *, rank: int, world_size: int) -> Batch:
@@ -129,6 +133,7 @@ def share_of(batch: Batch, *, rank: int, world_size: int) -> Batch:
     read_N = (row_N // world_size * L + place_N)[mine]
     return Batch(
         input_BL,
+        batch.t_B[rank::world_size],
         np.pad(read_N, (0, padding)),
         np.pad(batch.target_N[mine], (0, padding)),
         np.pad(batch.weight_N[mine], (0, padding)),

@@ -13,13 +13,15 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from schedlab.errors import InputError
-from schedlab.results import Estimate
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,11 @@ class Workers:
             start += gradient.numel()
         return flat[0]
 
-    def share_estimate(self, estimate: Estimate | None) -> Estimate:
-        """Give the first process's estimate to all."""
-        shared = [estimate]
+    def share(self, value: T) -> T:
+        """Give the first process's value to all."""
+        shared = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(shared, src=0)
-        assert shared[0] is not None
         return shared[0]
 
     def wait(self) -> None:

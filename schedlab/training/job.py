@@ -109,20 +109,56 @@ class Reporting(Record):
     held_out_levels: int = 8
 
 
-class TrainJob(Record):
-    """One training run.
+class Derivation(Record):
+    """How a light denoiser is made from a heavy one.
 
     Args:
-        kind: "denoiser" (masked diffusion) or "autoregressive" (scorer for Gen-PPL).
+        heavy: location of the heavy denoiser, of any family (see `denoisers.loading`).
+        blocks: the blocks that the light one starts from: "first", "last", "spaced" (both ends
+            and evenly between), "ablation" (one after the other is dropped, always the one
+            without which the held-out loss is lowest), or their numbers.
+        num_blocks: how many, unless they are numbered.
+        denoising_weight: share of the denoising loss; the rest is the KL divergence of the light
+            one's predictions from the heavy one's at the same z_t. 0 distils, 1 fine-tunes.
+        length: tokens per training window; None is the longest that the heavy one takes.
+        ablation_windows, ablation_levels: held-out windows and noise levels per window that an
+            ablation looks at.
+    """
+
+    heavy: str
+    blocks: Literal["first", "last", "spaced", "ablation"] | list[int] = "spaced"
+    num_blocks: int | None = None
+    denoising_weight: float = 0.0
+    length: int | None = None
+    ablation_windows: int = 64
+    ablation_levels: int = 4
+
+    def model_post_init(self, _: object) -> None:
+        """Check ranges, and that the number of blocks is said once."""
+        if isinstance(self.blocks, list) == (self.num_blocks is not None):
+            raise ValueError(
+                "num_blocks must be given with a rule for blocks, and only then, got blocks ="
+                f" {self.blocks!r} and num_blocks = {self.num_blocks}"
+            )
+        if not 0 <= self.denoising_weight <= 1:
+            raise ValueError(f"denoising_weight must be in [0, 1], got {self.denoising_weight}")
+        for name in ("num_blocks", "length", "ablation_windows", "ablation_levels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be positive, got {value}")
+
+
+class _Training(Record):
+    """What every kind of training job says.
+
+    Args:
         seed: initial weights, order of the data, noise levels and masks follow from it.
         corpus: a source as in `text.load_documents`.
         tokenizer: a `tokenizers` JSON file, or "bundled".
-        model, optimization, reporting: see there.
+        optimization, reporting: see there.
     """
 
-    kind: Literal["denoiser", "autoregressive"]
     seed: int
-    model: ModelSizes
     optimization: Optimization
     corpus: str = "embedded"
     tokenizer: str = "bundled"
@@ -133,7 +169,37 @@ class TrainJob(Record):
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
-    @classmethod
-    def read(cls, path: str | Path) -> TrainJob:
-        """Read a TOML file; any problem is one `InputError` line naming the key."""
-        return validate(cls, read_toml(path), where=str(path))
+
+class TrainJob(_Training):
+    """Training from random weights.
+
+    Args:
+        kind: "denoiser" (masked diffusion) or "autoregressive" (scorer for Gen-PPL).
+        model: sizes of the network.
+    """
+
+    kind: Literal["denoiser", "autoregressive"]
+    model: ModelSizes
+
+
+class DeriveJob(_Training):
+    """Training of a light denoiser that starts from blocks of a heavy one.
+
+    Args:
+        kind: "derive".
+        derive: the heavy one, the blocks, what is minimised.
+    """
+
+    kind: Literal["derive"]
+    derive: Derivation
+
+
+AnyTrainJob = TrainJob | DeriveJob
+
+
+def read_train_job(path: str | Path) -> AnyTrainJob:
+    """Read a TOML file; any problem is one `InputError` line naming the key."""
+    values = read_toml(path)
+    if values.get("kind") == "derive":
+        return validate(DeriveJob, values, where=str(path))
+    return validate(TrainJob, values, where=str(path))

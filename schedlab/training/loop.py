@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.transformer import Transformer
+from schedlab.denoisers.network import Network
 from schedlab.errors import SchedlabError
 from schedlab.results import Estimate
 from schedlab.training.batches import (
@@ -24,8 +25,8 @@ from schedlab.training.batches import (
     windows_of_step,
 )
 from schedlab.training.distributed import join_workers
-from schedlab.training.job import TrainJob
-from schedlab.training.objectives import held_out_loss, weighted_cross_entropy
+from schedlab.training.job import AnyTrainJob, DeriveJob
+from schedlab.training.objectives import held_out_losses, mean_with_interval, weighted_loss
 from schedlab.training.optimizers import (
     largest_noise_level,
     learning_rate_share,
@@ -35,11 +36,11 @@ from schedlab.training.optimizers import (
 from schedlab.training.progress import Progress, Say, say_on_stderr
 from schedlab.training.run import HELD_OUT_SEED, Run, log, save, start_or_resume
 
-LossFunction = Callable[[Transformer, Tensor, Tensor, Tensor, Tensor], Tensor]
+LossFunction = Callable[..., Tensor]  # as `weighted_loss`
 
 
 def train(
-    job: TrainJob,
+    job: AnyTrainJob,
     folder: str | Path,
     *,
     device: str = "auto",
@@ -60,17 +61,18 @@ def train(
 
     Returns:
         Held-out loss of the averaged weights in nats per token (NELBO for denoisers,
-        cross-entropy for scorers), with its 95 % interval.
+        cross-entropy for scorers), with its 95 % interval. For derived denoisers log and card
+        also hold the heavy one's loss, the difference, paired, and the KL divergence from it.
 
     Raises:
         InputError: the corpus, the tokenizer or the folder does not fit the job.
         SchedlabError: the loss is not finite any more.
     """
     with join_workers(device) as workers:
-        run = start_or_resume(job, Path(folder), workers)
         say = say if workers.is_first else _say_nothing
+        run = start_or_resume(job, Path(folder), workers, say)
         say(f"corpus {run.corpus.fingerprint[:16]}, {len(run.stream)} training tokens")
-        loss = _compiled(say) if job.optimization.compile else weighted_cross_entropy
+        loss = _compiled(say) if job.optimization.compile else weighted_loss
         progress = Progress(job.optimization.num_steps)
         last = min(job.optimization.num_steps, stop_after or job.optimization.num_steps)
         while run.steps_done < last:
@@ -93,10 +95,10 @@ def _train_step(run: Run, loss: LossFunction) -> tuple[float, float]:
     settings, step, device = run.job.optimization, run.steps_done, run.workers.device
     set_learning_rate(run.optimizers, learning_rate_share(step, settings))
     batch = share_of(_batch(run, step), rank=run.workers.rank, world_size=run.workers.world_size)
-    arrays = (batch.input_BL, batch.read_N, batch.target_N, batch.weight_N)
+    arrays = (batch.input_BL, batch.t_B, batch.read_N, batch.target_N, batch.weight_N)
     tensors = [torch.from_numpy(array).to(device) for array in arrays]
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        value = loss(run.model, *tensors)
+        value = loss(run.model, *_teacher(run), *tensors)
     value.backward()
     weights = list(run.model.parameters())
     total = float(run.workers.sum_gradients(weights, value.detach()))
@@ -114,11 +116,19 @@ def _train_step(run: Run, loss: LossFunction) -> tuple[float, float]:
     return total, float(norm)
 
 
+def _teacher(run: Run) -> tuple[Network | None, float]:
+    """The heavy denoiser and the share of the denoising loss."""
+    if run.parent is None or not isinstance(run.job, DeriveJob):
+        return None, 1.0
+    weight = run.job.derive.denoising_weight
+    return (run.parent.heavy.network if weight < 1.0 else None), weight
+
+
 def _batch(run: Run, step: int) -> Batch:
     job = run.job
     tokens_BL = windows_of_step(
         run.stream,
-        length=job.model.length,
+        length=run.length,
         batch_size=job.optimization.batch_size,
         seed=job.seed,
         step=step,
@@ -138,33 +148,38 @@ def _batch(run: Run, step: int) -> Batch:
 def _evaluate(run: Run, say: Say) -> Estimate:
     """Held-out loss of the averaged weights, measured by the first process for all."""
     if run.workers.is_first:
-        run.held_out = held_out_loss(
-            run.average_model,
-            run.held_out_SL,
-            levels=run.job.reporting.held_out_levels,
-            seed=HELD_OUT_SEED,
-        )
+        levels, model = run.job.reporting.held_out_levels, run.average_model
+        losses_S = held_out_losses(model, run.held_out_SL, levels=levels, seed=HELD_OUT_SEED)
+        run.held_out = mean_with_interval(losses_S)
         say(f"held-out loss at step {run.steps_done}: {run.held_out} nats per token")
-        log(run, held_out=run.held_out.model_dump())
-    return run.workers.share_estimate(run.held_out)
+        facts = {"held_out": run.held_out.model_dump()}
+        if run.parent is not None:
+            run.parent.measure(model, losses_S, run.held_out_SL, levels=levels, seed=HELD_OUT_SEED)
+            for name, value in run.parent.measured.items():
+                say(f"  {name.replace('_', ' ')}: {value}")
+                facts[name] = value.model_dump()
+        log(run, **facts)
+    estimate = run.workers.share(run.held_out)
+    assert estimate is not None, "measured by the first process"
+    return estimate
 
 
 def _compiled(say: Say) -> LossFunction:
     """The loss through `torch.compile`, or as it is where the first call shows no compiler."""
-    compiled = torch.compile(weighted_cross_entropy, dynamic=False)
+    compiled = torch.compile(weighted_loss, dynamic=False)
     usable: LossFunction | None = None
 
-    def loss(model: Transformer, *tensors: Tensor) -> Tensor:
+    def loss(*arguments: Any) -> Tensor:
         nonlocal usable
         if usable is not None:
-            return usable(model, *tensors)
+            return usable(*arguments)
         try:
-            value = compiled(model, *tensors)
+            value = compiled(*arguments)
         except Exception as error:  # every back end raises its own kind
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             say(f"torch.compile does not work here ({reason}); going on without it, slower")
-            usable = weighted_cross_entropy
-            return usable(model, *tensors)
+            usable = weighted_loss
+            return usable(*arguments)
         usable = compiled
         return value
 

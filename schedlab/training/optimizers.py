@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from schedlab.denoisers.transformer import Transformer
+from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
 from schedlab.training.job import Optimization
 
 
-def build_optimizers(model: Transformer, settings: Optimization) -> list[Optimizer]:
+def build_optimizers(model: Network, settings: Optimization) -> list[Optimizer]:
     """AdamW for embedding, head and norms, and for the blocks' matrices unless Muon takes them.
 
     Weight decay acts on matrices only. Every group remembers its peak rate as `peak_lr`.

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
-from schedlab.denoisers import checkpoint
+from schedlab.denoisers import checkpoint, loading
+from schedlab.denoisers.network import Network
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
 from schedlab.files import canonical_json, sha256_text, write_atomic
@@ -20,9 +21,11 @@ from schedlab.results import Estimate
 from schedlab.text import Tokenizer, held_out_windows, load_corpus, token_stream
 from schedlab.text.corpora import Corpus
 from schedlab.text.docstrings import package_versions
+from schedlab.training.derive import Heavy, Parent, choose
 from schedlab.training.distributed import Workers
-from schedlab.training.job import TrainJob
+from schedlab.training.job import AnyTrainJob, DeriveJob, TrainJob
 from schedlab.training.optimizers import build_optimizers
+from schedlab.training.progress import Say
 from schedlab.training.state import load_state, save_state
 
 LOG_FILE = "train.jsonl"
@@ -35,16 +38,17 @@ HELD_OUT_SEED = 0
 class Run:
     """Everything that a run holds; weights, moments and the step count change as it goes on."""
 
-    job: TrainJob
+    job: AnyTrainJob
     folder: Path
     workers: Workers
     corpus: Corpus
     tokenizer: Tokenizer
     stream: np.ndarray
     held_out_SL: np.ndarray
-    model: Transformer
-    average_model: Transformer
+    model: Network
+    average_model: Network
     optimizers: list[Optimizer]
+    parent: Parent | None = None
     steps_done: int = 0
     seconds_before: float = 0.0
     held_out: Estimate | None = None
@@ -55,26 +59,39 @@ class Run:
         """Seconds spent on this run, earlier sittings included."""
         return self.seconds_before + time.monotonic() - self._started
 
+    @property
+    def length(self) -> int:
+        """Tokens per window."""
+        return int(self.held_out_SL.shape[1])
 
-def start_or_resume(job: TrainJob, folder: Path, workers: Workers) -> Run:
+
+def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) -> Run:
     """Build a run, and go to where it was left if the folder holds its state."""
     corpus = load_corpus(job.corpus)
-    tokenizer = Tokenizer.load(job.tokenizer)
-    config = TransformerConfig(
-        vocab_size=tokenizer.vocab_size,
-        mask_id=tokenizer.mask_id,
-        num_blocks=job.model.num_blocks,
-        hidden_size=job.model.hidden_size,
-        num_heads=job.model.num_heads,
-        max_length=job.model.length,
-        mlp_ratio=job.model.mlp_ratio,
-        causal=job.kind == "autoregressive",
-    )
-    model = Transformer(config)
-    model.init_weights(torch.Generator().manual_seed(job.seed))  # on CPU: equal on every device
-    average_model = Transformer(config)
-    average_model.load_state_dict(model.state_dict())
-    average_model.requires_grad_(False)
+    model: Network
+    parent = None
+    if isinstance(job, DeriveJob):
+        precision = job.optimization.precision
+        heavy = Heavy.load(job.derive.heavy, device=str(workers.device), precision=precision)
+        spec = heavy.network.spec
+        tokenizer = Tokenizer.for_model(job.tokenizer, spec.vocab_size, spec.mask_id)
+        _check_tokenizer(job, tokenizer, heavy)
+        held_out_SL = _held_out(job, corpus, tokenizer, job.derive.length or spec.max_length)
+        choice = choose(
+            job.derive,
+            heavy,
+            held_out_SL,
+            seed=HELD_OUT_SEED,
+            folder=folder,
+            workers=workers,
+            say=say,
+        )
+        parent = Parent(heavy, choice)
+        model = loading.with_blocks(heavy.network, choice.blocks).trainable_copy()
+    else:
+        tokenizer = Tokenizer.load(job.tokenizer)
+        held_out_SL = _held_out(job, corpus, tokenizer, job.model.length)
+        model = _random_network(job, tokenizer)
     run = Run(
         job=job,
         folder=folder,
@@ -82,24 +99,52 @@ def start_or_resume(job: TrainJob, folder: Path, workers: Workers) -> Run:
         corpus=corpus,
         tokenizer=tokenizer,
         stream=token_stream(corpus, tokenizer),
-        held_out_SL=_held_out(job, corpus, tokenizer),
+        held_out_SL=held_out_SL,
         model=model.to(workers.device),
-        average_model=average_model.to(workers.device),
+        average_model=model.trainable_copy().requires_grad_(False).to(workers.device),
         optimizers=build_optimizers(model, job.optimization),
+        parent=parent,
     )
     _resume(run)
     return run
 
 
-def _held_out(job: TrainJob, corpus: Corpus, tokenizer: Tokenizer) -> np.ndarray:
+def _random_network(job: TrainJob, tokenizer: Tokenizer) -> Transformer:
+    model = Transformer(
+        TransformerConfig(
+            vocab_size=tokenizer.vocab_size,
+            mask_id=tokenizer.mask_id,
+            num_blocks=job.model.num_blocks,
+            hidden_size=job.model.hidden_size,
+            num_heads=job.model.num_heads,
+            max_length=job.model.length,
+            mlp_ratio=job.model.mlp_ratio,
+            causal=job.kind == "autoregressive",
+        )
+    )
+    model.init_weights(torch.Generator().manual_seed(job.seed))  # on CPU: equal on every device
+    return model
+
+
+def _check_tokenizer(job: DeriveJob, tokenizer: Tokenizer, heavy: Heavy) -> None:
+    for name in ("vocab_size", "mask_id"):
+        ours, theirs = getattr(tokenizer, name), getattr(heavy.network.spec, name)
+        if ours != theirs:
+            raise InputError(
+                f"tokenizer {job.tokenizer!r}: its {name} is {ours}, that of {heavy.location} is"
+                f" {theirs}; name the tokenizer that the model was trained with"
+            )
+
+
+def _held_out(job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, length: int) -> np.ndarray:
     """The job's number of windows of the valid split, or as many as it holds."""
-    length = job.model.length
     texts = [document.text for document in corpus.valid]
     available = sum(len(ids) // length for ids in tokenizer.encode_batch(texts))
     if available == 0:
+        name = "derive" if isinstance(job, DeriveJob) else "model"
         raise InputError(
             f"corpus {job.corpus!r}: no document of the valid split has {length} tokens; use a "
-            "larger corpus or a smaller model.length"
+            f"larger corpus or a smaller {name}.length"
         )
     num = min(job.reporting.held_out_windows, available)
     windows = held_out_windows(
@@ -145,7 +190,8 @@ def log(run: Run, **facts: Any) -> None:
 def save(run: Run) -> None:
     """Write the model so far, and the state from which the run can go on."""
     if run.workers.is_first:
-        checkpoint.save(run.folder, run.average_model, _card(run))
+        family = run.parent.heavy.family if run.parent else None
+        loading.save(run.folder, run.average_model, family, precision="bfloat16", card=_card(run))
         write_atomic(run.folder / JOB_FILE, checkpoint.json_text(run.job.model_dump()))
         facts = {**_identity(run), "steps_done": run.steps_done, "seconds": run.seconds}
         weights, average = run.model.state_dict(), run.average_model.state_dict()
@@ -156,21 +202,22 @@ def save(run: Run) -> None:
 def _card(run: Run) -> dict[str, Any]:
     """What the weights are, for people and for provenance pages."""
     job = run.job
-    is_denoiser = job.kind == "denoiser"
+    measure = "cross-entropy" if job.kind == "autoregressive" else "NELBO"
     return {
-        "kind": job.kind,
-        "num_blocks": job.model.num_blocks,
+        "kind": "autoregressive" if job.kind == "autoregressive" else "denoiser",
+        "num_blocks": run.model.spec.num_blocks,
         "num_parameters": sum(weight.numel() for weight in run.model.parameters()),
         "seed": job.seed,
         "steps": run.steps_done,
         "planned_steps": job.optimization.num_steps,
-        "tokens": run.steps_done * job.optimization.batch_size * job.model.length,
+        "tokens": run.steps_done * job.optimization.batch_size * run.length,
         "training_seconds": round(run.seconds, 1),
         "device": run.workers.device_name,
         "weights": f"exponential moving average, decay {job.optimization.ema_decay}",
         "held_out": None if run.held_out is None else run.held_out.model_dump(),
         "held_out_split": "valid",
-        "held_out_unit": ("NELBO" if is_denoiser else "cross-entropy") + ", nats per token",
+        "held_out_unit": f"{measure}, nats per token",
+        **(run.parent.card() if run.parent else {}),
         "corpus": job.corpus,
         "corpus_fingerprint": run.corpus.fingerprint,
         "corpus_tokens": len(run.stream),

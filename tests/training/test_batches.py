@@ -142,3 +142,4 @@ def test_shares_add_up_to_the_batch(world_size: int, kind: str) -> None:
     assert sum(len(read(part, 0, 1)) for part in parts) == len(together)
     for rank, part in enumerate(parts):
         assert np.array_equal(part.input_BL, batch.input_BL[rank::world_size])
+        assert np.array_equal(part.t_B, batch.t_B[rank::world_size])

@@ -3,7 +3,7 @@
 import pytest
 
 from schedlab.errors import InputError
-from schedlab.training import TrainJob
+from schedlab.training import read_train_job
 
 GOOD = """
 kind = "denoiser"
@@ -18,7 +18,7 @@ learning_rate = 1e-3
 
 def test_defaults(tmp_path) -> None:
     (tmp_path / "job.toml").write_text(GOOD)
-    job = TrainJob.read(tmp_path / "job.toml")
+    job = read_train_job(tmp_path / "job.toml")
     assert (job.corpus, job.tokenizer) == ("embedded", "bundled")
     assert (job.model.hidden_size, job.optimization.learning_rate) == (128, 1e-3)
 
@@ -44,14 +44,14 @@ def test_defaults(tmp_path) -> None:
 def test_bad_jobs_are_one_line(tmp_path, old: str, new: str, expected: str) -> None:
     (tmp_path / "job.toml").write_text(GOOD.replace(old, new))
     with pytest.raises(InputError, match=expected) as caught:
-        TrainJob.read(tmp_path / "job.toml")
+        read_train_job(tmp_path / "job.toml")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["heavy", "heavy-b", "light-4", "light-8", "scorer"])
 def test_jobs_of_the_bundled_models(repository, name: str) -> None:
-    job = TrainJob.read(repository / "analyses" / "bundled_models" / f"{name}.toml")
-    heavy = TrainJob.read(repository / "analyses" / "bundled_models" / "heavy.toml")
+    job = read_train_job(repository / "analyses" / "bundled_models" / f"{name}.toml")
+    heavy = read_train_job(repository / "analyses" / "bundled_models" / "heavy.toml")
     # Denoisers are comparable: equal tokens, width, length and text.
     assert job.optimization == heavy.optimization
     assert job.model.model_copy(update={"num_blocks": 12}) == heavy.model
