@@ -38,9 +38,9 @@ def load(
     """Read a denoiser of any known family, ready for inference (no gradients).
 
     Args:
-        location: a folder, a safetensors file with its `config.json` beside it,
-            "bundled:NAME" or "hf:OWNER/NAME[@REVISION]"; with "#blocks=0,3,8-11" behind it a light denoiser of those blocks of
-            the network, which shares their weights.
+        location: a folder, a safetensors file with its `config.json` beside it, "bundled:NAME" or
+            "hf:OWNER/NAME[@REVISION]"; with "#blocks=0,3,8-11" behind it a light denoiser of
+            those blocks of the network, which shares their weights.
         device: where the weights go, one tensor after the other.
         precision: dtype of the weights in memory: "bfloat16", "float32" or "float64".
         networks: what was read so far, by location; what is read is added.
