@@ -95,10 +95,20 @@ class GatedTransformer(Network):
             block_weights=self._last_block.num_weights,
         )
 
-    def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
-        """Features of every position, (B, L, D); the state shows the noise level."""
-        x_BLD, rotary = self._before_last(z_BL)
-        x_BLD = self.norm(self._last_block(x_BLD, rotary))
+    def features(
+        self, z_BL: Tensor, t_B: Tensor | None = None, *, padding_BL: Tensor | None = None
+    ) -> Tensor:
+        """Features of every position, (B, L, D).
+
+        Args:
+            z_BL: (B, L) int64 tokens in [0, V), L at most `max_length`.
+            t_B: ignored; the state shows the noise level.
+            padding_BL: where rows of unequal length are filled up in front: nobody reads these
+                positions, and their features mean nothing. Rotary attention sees distances only,
+                so the others need no positions of their own.
+        """
+        x_BLD, rotary, read_B11L = self._before_last(z_BL, padding_BL)
+        x_BLD = self.norm(self._last_block(x_BLD, rotary, read_B11L))
         if not self.config.shifted:
             return x_BLD
         return torch.cat((x_BLD[:, :1], x_BLD[:, :-1]), dim=1)
@@ -106,8 +116,8 @@ class GatedTransformer(Network):
     def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """(B, L, 2 D): the input of the last block, and its attention's output before the
         projection."""
-        x_BLD, rotary = self._before_last(z_BL)
-        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary)), dim=-1)
+        x_BLD, rotary, _ = self._before_last(z_BL, None)
+        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary, None)), dim=-1)
 
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         """(N, V) logits at (row, position) of what `trunk` gave."""
@@ -129,16 +139,19 @@ class GatedTransformer(Network):
     def _last_block(self) -> _Block:
         return cast(_Block, self.blocks[-1])
 
-    def _before_last(self, z_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def _before_last(
+        self, z_BL: Tensor, padding_BL: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         self.check_length(z_BL.shape[1])
         x_BLD = self.embedding(z_BL)
         head_size = self.config.hidden_size // self.config.num_heads
         # Angles grow with the position: in float32 whatever the weights are.
         like = x_BLD[:0].float()
         rotary = rotary_table(z_BL.shape[1], head_size, like, base=self.config.rope_base)
+        read_B11L = None if padding_BL is None else ~padding_BL[:, None, None]
         for block in self.blocks[:-1]:
-            x_BLD = block(x_BLD, rotary)
-        return x_BLD, rotary
+            x_BLD = block(x_BLD, rotary, read_B11L)
+        return x_BLD, rotary, read_B11L
 
 
 class _Block(nn.Module):
@@ -165,11 +178,11 @@ class _Block(nn.Module):
         """Numbers in its matrices."""
         return sum(weight.numel() for weight in self.parameters() if weight.ndim == 2)
 
-    def forward(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
-        """(B, L, D) to (B, L, D)."""
-        return self.finish(x_BLD, self.mixed(x_BLD, rotary))
+    def forward(self, x_BLD: Tensor, rotary: Tensor, read_B11L: Tensor | None) -> Tensor:
+        """(B, L, D) to (B, L, D); `read_B11L` says which positions are read (None: all)."""
+        return self.finish(x_BLD, self.mixed(x_BLD, rotary, read_B11L))
 
-    def mixed(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+    def mixed(self, x_BLD: Tensor, rotary: Tensor, read_B11L: Tensor | None) -> Tensor:
         """The attention's output before its projection, (B, L, D)."""
         B, L, D = x_BLD.shape
         x_BLD = self.attention_norm(x_BLD)
@@ -182,7 +195,7 @@ class _Block(nn.Module):
         )
         v = self.value(x_BLD).view(B, L, -1, size).transpose(1, 2)
         grouped = self.num_heads != self.num_kv_heads
-        mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=read_B11L, enable_gqa=grouped)
         return mixed.transpose(1, 2).reshape(B, L, D)
 
     def finish(self, x_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:

@@ -160,10 +160,8 @@ def choose(
                 levels = settings.ablation_levels
                 return float(held_out_losses(light, windows_SL, levels=levels, seed=seed).mean())
 
-            choice = chosen(settings, network.spec.num_blocks, loss_of)
+            choice = chosen(settings, network.spec.num_blocks, loss_of, say)
             write_atomic(folder / CHOICE_FILE, json_text(choice.model_dump()))
-        for one in choice.dropped:
-            say(f"without block {one.block}: held-out loss {one.held_out:.3f} nats per token")
         blocks = ",".join(map(str, choice.blocks))
         say(f"starts from {heavy.location}#blocks={blocks}")
     shared = workers.share(choice)
@@ -178,13 +176,14 @@ def _noted(file: Path, settings: Derivation) -> Choice | None:
     return choice if choice.derive == settings else None
 
 
-def chosen(settings: Derivation, total: int, loss_of: LossOf) -> Choice:
+def chosen(settings: Derivation, total: int, loss_of: LossOf, say: Say) -> Choice:
     """Apply a rule.
 
     Args:
         settings: the rule.
         total: blocks of the heavy network.
         loss_of: held-out loss of a network of some of its blocks; asked by ablations only.
+        say: receives a line for every block that an ablation drops.
 
     Raises:
         InputError: more blocks than there are, or numbers of blocks that are not there.
@@ -200,7 +199,7 @@ def chosen(settings: Derivation, total: int, loss_of: LossOf) -> Choice:
     if num > total:
         raise InputError(f"derive.num_blocks: the heavy one has {total} blocks, got {num}")
     if rule == "ablation":
-        kept, dropped = ablated(range(total), num, loss_of)
+        kept, dropped = ablated(range(total), num, loss_of, say)
         return Choice(derive=settings, blocks=kept, dropped=dropped)
     if rule == "spaced":
         return Choice(
@@ -211,7 +210,7 @@ def chosen(settings: Derivation, total: int, loss_of: LossOf) -> Choice:
 
 
 def ablated(
-    blocks: Sequence[int], num_blocks: int, loss_of: LossOf
+    blocks: Sequence[int], num_blocks: int, loss_of: LossOf, say: Say
 ) -> tuple[list[int], list[Dropped]]:
     """Drop block after block, always the one without which the loss is lowest.
 
@@ -226,4 +225,5 @@ def ablated(
         losses = [loss_of([b for b in kept if b != block]) for block in kept]
         least = int(np.argmin(losses))
         dropped.append(Dropped(block=kept.pop(least), held_out=losses[least]))
+        say(f"without block {dropped[-1].block}: held-out loss {losses[least]:.3f} nats per token")
     return kept, dropped

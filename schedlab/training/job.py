@@ -130,7 +130,7 @@ class Derivation(Record):
     num_blocks: int | None = None
     denoising_weight: float = 0.0
     length: int | None = None
-    ablation_windows: int = 64
+    ablation_windows: int = 32
     ablation_levels: int = 4
 
     def model_post_init(self, _: object) -> None:

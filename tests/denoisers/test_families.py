@@ -16,6 +16,7 @@ from schedlab.denoisers.families import FAMILIES
 from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
 from schedlab.processes import MaskedProcess
+from schedlab.training.objectives import losses_at
 
 NEW = ("mdlm", "mdlm_timecond", "duo", "llada", "dream")
 FAMILY = {"mdlm_timecond": "mdlm", "dream": "Dream", "simplex_tess": "roberta"}
@@ -44,6 +45,46 @@ def test_logits_are_those_of_the_reference(golden: Path, name: str) -> None:
     trunk = network.trunk(case["input_ids"], t_B)
     picked = network.logits_at(trunk, row.flatten(), position.flatten())
     torch.testing.assert_close(picked.view_as(expected), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+@torch.inference_mode()
+def test_rows_filled_up_in_front_are_those_of_the_reference(golden: Path, name: str) -> None:
+    network = loading.load(golden / name)
+    case = arrays(golden / name, "forward_padded" if name == "llada" else "forward")
+    expected = case["logits" if name == "llada" else "logits_padded"]
+    if name == "dream":
+        expected = torch.cat((expected[:, :1], expected[:, :-1]), dim=1)
+    kept = case["attention_mask"].bool()
+    assert 0 < (~kept).sum() < kept.numel()
+    logits = network.logits(network.features(case["input_ids"], padding_BL=~kept))
+    read = kept.clone()
+    if name == "dream":
+        read[:, 1:] &= kept[:, :-1]  # what is read one position before
+    torch.testing.assert_close(logits[read], expected[read], atol=1e-4, rtol=0)
+    row = int((~kept).any(dim=1).nonzero()[0, 0])
+    alone = network.logits(network.features(case["input_ids"][row, kept[row]][None]))
+    torch.testing.assert_close(logits[row, kept[row]][1:], alone[0, 1:], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_pre_training_loss_is_lladas(golden: Path) -> None:
+    network, case = loading.load(golden / "llada"), arrays(golden / "llada")
+    masked = case["input_ids"] == network.spec.mask_id
+    read = masked.flatten().nonzero()[:, 0]
+    t_B = case["t"].float()
+    # LLaDA's loss predicts the mask token too, whose row of the head is zero in this checkpoint.
+    logits = network.logits(network.features(case["input_ids"])[masked])
+    ce = torch.nn.functional.cross_entropy(logits, case["x0"][masked], reduction="none")
+    per_token = ce / case["p_mask"][masked]
+    torch.testing.assert_close(per_token, case["token_loss_at_masks"], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(
+        per_token.sum() / masked.numel(), case["loss"], atol=1e-5, rtol=1e-5
+    )
+    # Ours leaves the mask out: what that is worth is the mask's probability.
+    ours = losses_at(network, case["input_ids"], t_B, read, case["x0"].flatten()[read])
+    p_mask = torch.softmax(logits, -1)[:, network.spec.mask_id]
+    torch.testing.assert_close(ours, ce + torch.log1p(-p_mask), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -86,6 +127,7 @@ def test_a_simplex_network_is_tess(golden: Path, name: str) -> None:
     network, case = loading.load(golden / name), arrays(golden / name, "simplex")
     t_B = case["timestep_scaled"].float().reshape(-1).expand(len(case["simplex"]))
     previous = case.get("previous_pred")
+    previous_given = previous is not None
     free = network.features(case["simplex"], t_B, previous_BLV=previous)
     given = network.features(
         case["simplex"],
@@ -96,6 +138,30 @@ def test_a_simplex_network_is_tess(golden: Path, name: str) -> None:
     )
     for features, expected in ((free, "logits_unconditional"), (given, "logits_conditional")):
         torch.testing.assert_close(network.logits(features), case[expected], atol=1e-4, rtol=0)
+    generated = case["span_mask"].bool()
+    loss = torch.nn.functional.cross_entropy(
+        network.logits(given)[generated], case["input_ids"][generated]
+    )
+    torch.testing.assert_close(loss, case["loss_conditional"], atol=1e-5, rtol=1e-5)
+    # The network's part of a whole chain: the state of every step by the reference's own update.
+    state, previous = case["chain_start"], torch.zeros_like(case["chain_start"])
+    abar, T = case["alphas_cumprod_5"], len(case["chain_timesteps"])
+    for index, step in enumerate(case["chain_timesteps"].tolist()):
+        time = torch.full((len(state),), step / T)
+        logits = network.logits(
+            network.features(
+                state,
+                time,
+                given_BL=case["input_ids"],
+                generated_BL=generated,
+                previous_BLV=previous if previous_given else None,
+            )
+        )
+        torch.testing.assert_close(logits, case["chain_logits"][index], atol=1e-4, rtol=0)
+        token = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1])
+        kept = abar[step - 1] if step > 0 else torch.tensor(1.0)
+        state = kept.sqrt() * 5 * (2 * token - 1) + (1 - kept).sqrt() * case["chain_noise"][index]
+        previous = logits
 
 
 @pytest.mark.parametrize("name", [*NEW, "simplex_tess"])
