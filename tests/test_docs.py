@@ -12,7 +12,7 @@ import typer
 from schedlab.cli import app
 from schedlab.files import validate
 from schedlab.job import parse_job
-from schedlab.training import TrainJob
+from schedlab.training import DeriveJob, TrainJob
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -28,8 +28,9 @@ def test_the_job_example_is_a_job() -> None:
 
 
 def test_the_training_example_is_a_training_job() -> None:
-    (example,) = blocks(ROOT / "docs" / "training.md", "toml")
+    example, derived = blocks(ROOT / "docs" / "training.md", "toml")
     assert validate(TrainJob, tomllib.loads(example), where="training.md").kind == "denoiser"
+    assert validate(DeriveJob, tomllib.loads(derived), where="training.md").derive.num_blocks == 4
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

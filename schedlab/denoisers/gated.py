@@ -21,12 +21,11 @@ from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.files import Record
 
 
-class GatedConfig(Record):
-    """Sizes and conventions of a `GatedTransformer`.
+class GatedSizes(Record):
+    """Sizes of a stack of gated blocks.
 
     Args:
-        vocab_size: V, rows of the embedding; the mask token is one of them.
-        mask_id: id of the mask token.
+        vocab_size: V, rows of the embedding.
         num_blocks, hidden_size, num_heads: of the transformer.
         num_kv_heads: G, heads of keys and values.
         mlp_size: inner width of the MLP.
@@ -34,12 +33,9 @@ class GatedConfig(Record):
         rope_base: of the rotary positions.
         norm_eps: of RMSNorm.
         qkv_bias: whether queries, keys and values have a bias.
-        tied: whether the head is the embedding.
-        shifted: whether the network's output at position i - 1 predicts position i (Dream).
     """
 
     vocab_size: int
-    mask_id: int
     num_blocks: int
     hidden_size: int
     num_heads: int
@@ -49,18 +45,34 @@ class GatedConfig(Record):
     rope_base: float
     norm_eps: float
     qkv_bias: bool = False
-    tied: bool = False
-    shifted: bool = False
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
         check_heads(self.hidden_size, self.num_heads)
-        check_mask(self.mask_id, self.vocab_size)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads must be a multiple of num_kv_heads, got {self.num_heads} and"
                 f" {self.num_kv_heads}"
             )
+
+
+class GatedConfig(GatedSizes):
+    """Sizes and conventions of a `GatedTransformer`.
+
+    Args:
+        mask_id: id of the mask token, one of the V.
+        tied: whether the head is the embedding.
+        shifted: whether the network's output at position i - 1 predicts position i (Dream).
+    """
+
+    mask_id: int
+    tied: bool = False
+    shifted: bool = False
+
+    def model_post_init(self, _: object) -> None:
+        """Check that the sizes fit together."""
+        super().model_post_init(_)
+        check_mask(self.mask_id, self.vocab_size)
 
 
 class GatedTransformer(Network):
@@ -77,7 +89,7 @@ class GatedTransformer(Network):
         self.config = config
         weight = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=weight)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_blocks))
+        self.blocks = nn.ModuleList(GatedBlock(config) for _ in range(config.num_blocks))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         if not config.tied:
             self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -136,28 +148,32 @@ class GatedTransformer(Network):
         return self.embedding.weight if self.config.tied else self.head.weight
 
     @property
-    def _last_block(self) -> _Block:
-        return cast(_Block, self.blocks[-1])
+    def _last_block(self) -> GatedBlock:
+        return cast(GatedBlock, self.blocks[-1])
 
     def _before_last(
         self, z_BL: Tensor, padding_BL: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         self.check_length(z_BL.shape[1])
         x_BLD = self.embedding(z_BL)
-        head_size = self.config.hidden_size // self.config.num_heads
-        # Angles grow with the position: in float32 whatever the weights are.
-        like = x_BLD[:0].float()
-        rotary = rotary_table(z_BL.shape[1], head_size, like, base=self.config.rope_base)
+        rotary = gated_rotary(self.config, x_BLD)
         read_B11L = None if padding_BL is None else ~padding_BL[:, None, None]
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, rotary, read_B11L)
         return x_BLD, rotary, read_B11L
 
 
-class _Block(nn.Module):
+def gated_rotary(config: GatedSizes, x_BLD: Tensor) -> Tensor:
+    """Rotary table of a sequence; in float32 whatever the weights are, as angles grow with the
+    position."""
+    head_size = config.hidden_size // config.num_heads
+    return rotary_table(x_BLD.shape[1], head_size, x_BLD[:0].float(), base=config.rope_base)
+
+
+class GatedBlock(nn.Module):
     """x += attention(norm(x)); x += MLP(norm(x))."""
 
-    def __init__(self, config: GatedConfig) -> None:
+    def __init__(self, config: GatedSizes) -> None:
         super().__init__()
         size, self.num_heads, self.num_kv_heads = (
             config.hidden_size, config.num_heads, config.num_kv_heads,

@@ -54,6 +54,16 @@ class SimplexRobertaConfig(Record):
         return self.num_positions - self.pad_id - 1
 
 
+def simplex_weights(X_BLV: Tensor, previous_BLV: Tensor | None, self_condition: str) -> Tensor:
+    """Weights of the embeddings, (B, L, V): the softmax of the simplex, with self-conditioning
+    averaged with that of the previous logits (none yet: zeros)."""
+    p_BLV = torch.softmax(X_BLV, dim=-1)
+    if self_condition == "none":
+        return p_BLV
+    previous_BLV = torch.zeros_like(X_BLV) if previous_BLV is None else previous_BLV
+    return (p_BLV + torch.softmax(previous_BLV, dim=-1)) / 2
+
+
 class SimplexRoberta(Network):
     """(X_t, t) to features to logits."""
 
@@ -104,11 +114,9 @@ class SimplexRoberta(Network):
         """
         assert t_B is not None, "a denoiser that reads the time is given it"
         self.check_length(X_BLV.shape[1])
-        p_BLV = torch.softmax(X_BLV, dim=-1)
-        if self.config.self_condition == "mean":
-            previous_BLV = torch.zeros_like(X_BLV) if previous_BLV is None else previous_BLV
-            p_BLV = (p_BLV + torch.softmax(previous_BLV, dim=-1)) / 2
-        x_BLD = self.vocab_to_hidden_dim_embed(p_BLV)
+        x_BLD = self.vocab_to_hidden_dim_embed(
+            simplex_weights(X_BLV, previous_BLV, self.config.self_condition)
+        )
         x_BLD = x_BLD + self.timestep_embed(t_B[:, None].to(x_BLD.dtype))[:, None]
         embeddings = self.roberta.embeddings
         if given_BL is not None and generated_BL is not None:

@@ -171,7 +171,7 @@ def _text_documents(path: str) -> Iterator[Document]:
 
 
 def _hugging_face_documents(source: str) -> Iterator[Document]:
-    parts = source.split(":")[1:]
+    parts = re.split(r":(?![^\[]*\])", source)[1:]  # a split may be sliced: train[:100]
     if len(parts) not in (3, 4) or not all(parts):
         raise InputError(f"corpus {source!r}: must read 'hf:name[:config]:split:field'")
     try:

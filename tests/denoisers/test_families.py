@@ -15,6 +15,7 @@ from schedlab.denoisers.convert import convert
 from schedlab.denoisers.families import FAMILIES
 from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
+from schedlab.metrics.nelbo import discrete_levels, masked_nats, uniform_rate_nats
 from schedlab.processes import MaskedProcess
 from schedlab.training.objectives import losses_at
 
@@ -112,13 +113,39 @@ def test_log_probabilities_and_bound_are_mdlms(golden: Path, name: str) -> None:
     torch.testing.assert_close(log_p.clamp(min=-1e5).float(), expected, atol=1e-5, rtol=1e-5)
 
     case = arrays(golden / name, "nelbo")
-    masked = case["xt"] == spec.mask_id
-    features = network.features(case["xt"], case["t"].flatten().float())[masked]
-    log_p = process.log_p_x(network.logits(features))
-    nll = torch.zeros(case["x0"].shape, dtype=torch.float64)
-    nll[masked] = -log_p.gather(1, case["x0"][masked][:, None])[:, 0]
-    weight = case["weight"].double().reshape(-1, 1)
-    torch.testing.assert_close(nll * weight, case["nll_per_token"].double(), atol=1e-5, rtol=1e-5)
+    t = case["t"].flatten().double()
+    nats = masked_nats(network, case["x0"], case["xt"], t, 1.0 / t)
+    torch.testing.assert_close(nats, case["nll_per_token"].double(), atol=1e-5, rtol=1e-5)
+    kept = case["attention_mask"].double()
+    mean = (nats * kept).sum() / kept.sum()
+    torch.testing.assert_close(mean, case["token_nll"].double(), atol=1e-5, rtol=1e-5)
+    rounded, weight = discrete_levels(t.float(), 1000)  # 0.02 T is 20 in float32 alone
+    expected = case["t_rounded_T1000"].flatten()
+    torch.testing.assert_close(rounded, expected, atol=1e-6, rtol=0)
+    nats = masked_nats(network, case["x0"], case["xt"], rounded, weight)
+    expected = case["nll_per_token_T1000"].double()
+    torch.testing.assert_close(nats, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_log_probabilities_and_bound_are_duos(golden: Path) -> None:
+    network, case = loading.load(golden / "duo"), arrays(golden / "duo")
+    logits = network.logits(network.features(case["input_ids"], case["t"].float()))
+    log_p = torch.log_softmax(logits.double(), -1)
+    torch.testing.assert_close(log_p, case["log_probs"].double(), atol=1e-5, rtol=1e-5)
+    length = case["x0"].shape[1]
+    alpha, slope = (
+        case[name].double().flatten().repeat_interleave(length) for name in ("alpha_t", "dalpha_t")
+    )
+    nats = uniform_rate_nats(
+        case["log_probs"].double().flatten(0, 1),
+        case["input_ids"].flatten(),
+        case["x0"].flatten(),
+        alpha,
+        slope,
+    )
+    expected = case["nll_per_token_float64"].flatten()
+    torch.testing.assert_close(nats, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["simplex_tess", "simplex_tess_selfcond"])
@@ -162,6 +189,115 @@ def test_a_simplex_network_is_tess(golden: Path, name: str) -> None:
         kept = abar[step - 1] if step > 0 else torch.tensor(1.0)
         state = kept.sqrt() * 5 * (2 * token - 1) + (1 - kept).sqrt() * case["chain_noise"][index]
         previous = logits
+
+
+@pytest.fixture
+def tess2(tmp_path: Path):
+    """A small checkpoint in TESS 2's layout, and the Mistral of `transformers` that it is."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "sliding_window": 24,
+    }
+    mistral = transformers.MistralModel(
+        transformers.MistralConfig(**sizes, attn_implementation="eager")
+    ).eval()
+    extra = {"lm_head.weight": torch.randn(40, 32), "timestep_embed.weight": torch.randn(32, 1)}
+    state = {f"model.{name}": value for name, value in mistral.state_dict().items()} | extra
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    config = sizes | {
+        "architectures": ["MistralForDiffusionLM"],
+        "model_type": "mistral",
+        "hidden_act": "silu",
+        "is_causal": False,
+        "disable_timestep_embed": False,
+        "rope_theta": 10_000.0,
+        "rms_norm_eps": 1e-6,
+        "self_condition": "logits_mean",
+        "self_condition_mix_before_weights": True,
+        "tie_word_embeddings": False,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path, mistral, state
+
+
+@torch.inference_mode()
+def test_tess2_is_a_mistral_that_sees_both_sides(tess2) -> None:
+    folder, mistral, state = tess2
+    network = loading.load(folder)
+    assert network.spec.max_length == 24 and network.spec.time_input == "token"
+    B, L, V = 2, 12, 40
+    simplex, previous = 5 * torch.randn(B, L, V), torch.randn(B, L, V)
+    tokens, t_B = torch.randint(V, (B, L)), torch.tensor([0.3, 0.8])
+    generated = torch.arange(L).expand(B, L) >= 4
+    weights = (simplex.softmax(-1) + previous.softmax(-1)) / 2
+    x = weights @ state["model.embed_tokens.weight"]
+    x = x + t_B[:, None, None] * state["timestep_embed.weight"][:, 0]
+    x = torch.where(generated[..., None], x, state["model.embed_tokens.weight"][tokens])
+    see_all = torch.zeros(B, 1, L, L)
+    hidden = mistral(inputs_embeds=x, attention_mask=see_all, use_cache=False).last_hidden_state
+    expected = hidden @ state["lm_head.weight"].T
+    expected = torch.cat((torch.zeros(B, 1, V), expected[:, :-1]), dim=1)
+    features = network.features(
+        simplex, t_B, given_BL=tokens, generated_BL=generated, previous_BLV=previous
+    )
+    torch.testing.assert_close(network.logits(features), expected, atol=1e-4, rtol=0)
+    changed = simplex.clone()
+    changed[:, -1] += 3 * torch.randn(B, V)
+    other = network.features(
+        changed, t_B, given_BL=tokens, generated_BL=generated, previous_BLV=previous
+    )
+    assert not torch.allclose(other[:, 1:6], features[:, 1:6], atol=1e-4)  # not causal
+
+
+@torch.inference_mode()
+def test_tess2_there_and_back(tess2, tmp_path: Path) -> None:
+    folder, _, state = tess2
+    network = loading.load(folder)
+    loading.save(tmp_path / "again", network, FAMILIES["mistral"])
+    saved = safetensors.torch.load_file(tmp_path / "again" / "model.safetensors")
+    assert saved.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in saved.items())
+    assert loading.load(tmp_path / "again").fingerprint == network.fingerprint
+    light = loading.load(f"{folder}#blocks=1")
+    assert light.spec.num_blocks == 1
+
+
+def test_a_mistral_that_is_no_diffusion_model_is_refused(tess2) -> None:
+    folder, _, _ = tess2
+    config = json.loads((folder / "config.json").read_text())
+    for change in (
+        {"architectures": ["MistralForCausalLM"]},
+        {"is_causal": True},
+        {"head_dim": 16},
+        {"self_condition": "logits_addition"},
+    ):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match="is a variant of tess2 that is not implemented"):
+            loading.load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_floating_point_kind_are_read(golden: Path, copy: Path, dtype) -> None:
+    exact = safetensors.torch.load_file(golden / "llada" / "model.safetensors")
+
+    def convert_all(state) -> None:
+        for name, value in state.items():
+            state[name] = value.to(dtype)
+
+    rewrite(copy, convert_all)
+    network = loading.load(copy)
+    assert {weight.dtype for weight in network.parameters()} == {torch.float32}
+    name = "model.transformer.blocks.1.up_proj.weight"
+    expected = exact[name].to(dtype).float()
+    assert torch.equal(network.blocks[1].up.weight, expected)
 
 
 @pytest.mark.parametrize("name", [*NEW, "simplex_tess"])

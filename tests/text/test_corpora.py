@@ -99,6 +99,7 @@ def test_hugging_face_datasets_are_read_by_their_own_library(tmp_path, monkeypat
     found = list(load_documents(f"hf:{folder}:one:train:body"))
     assert [d.text for d in found] == ["first text", "second text"]
     assert [d.text for d in load_documents(f"hf:{folder}:train:title")] == ["a", "b"]
+    assert [d.text for d in load_documents(f"hf:{folder}:one:train[1:2]:body")] == ["second text"]
     with pytest.raises(InputError, match="no field 'text'; fields: title, body"):
         load_corpus(f"hf:{folder}:train:text")
     with pytest.raises(InputError, match="cannot be loaded: .*absent") as caught:

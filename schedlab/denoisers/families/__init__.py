@@ -10,9 +10,10 @@ from schedlab.denoisers.families.duo import DUO
 from schedlab.denoisers.families.llada import LLADA
 from schedlab.denoisers.families.mdlm import MDLM
 from schedlab.denoisers.families.tess import TESS
+from schedlab.denoisers.families.tess2 import TESS2
 
 __all__ = ["FAMILIES", "Family", "PublishedConfig"]
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (MDLM, DUO, LLADA, DREAM, TESS)
+    family.model_type: family for family in (MDLM, DUO, LLADA, DREAM, TESS, TESS2)
 }

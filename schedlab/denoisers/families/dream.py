@@ -19,7 +19,7 @@ _IN_BLOCK = {
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
 }
-_NAMES = names_by_part(_OUTSIDE, "model.layers", _IN_BLOCK)
+llama_name = names_by_part(_OUTSIDE, "model.layers", _IN_BLOCK)
 
 
 def build(config: PublishedConfig) -> GatedTransformer:
@@ -77,4 +77,4 @@ def unusual(network: GatedTransformer) -> tuple[str, ...]:
     return ("the network's output at a position predicts the next one; position 0 its own",)
 
 
-DREAM = Family("dream", "Dream", build, _NAMES, published_config, unusual=unusual)
+DREAM = Family("dream", "Dream", build, llama_name, published_config, unusual=unusual)
