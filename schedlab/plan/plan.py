@@ -34,16 +34,34 @@ Scalar = bool | int | float | str
 
 
 class Decoding(Record):
-    """How a token is drawn from the prediction; 1 and 1 draw from the prediction itself."""
+    """How a token is drawn from the prediction; 1 and 1 draw from the prediction itself, a
+    temperature of 0 takes the likeliest token."""
 
-    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class PolicySpec(Record):
-    """A timestep policy by name, with its parameters (see `schedlab.policies`)."""
+PolicyName = Literal[
+    "ancestral",
+    "random_order",
+    "first_hitting",
+    "low_confidence",
+    "entropy",
+    "margin",
+    "top1",
+    "threshold",
+    "factor",
+    "entropy_bound",
+    "klass",
+    "stdd",
+    "dilated",
+]
 
-    name: Literal["ancestral", "random_order", "first_hitting"] = "ancestral"
+
+class PolicySpec(Record):
+    """A policy by name, with its parameters (see `schedlab.policies`)."""
+
+    name: PolicyName = "ancestral"
     parameters: dict[str, Scalar] = {}
 
 

@@ -1,10 +1,25 @@
-"""Timestep policies, one per file: pure tensor functions on a view of the step."""
+"""Policies, one per file: pure tensor functions on a view of the step.
 
-from typing import Any
+Timestep policies decide before the prediction, commit policies by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from schedlab.errors import InputError
 from schedlab.policies.ancestral import Ancestral
+from schedlab.policies.commit import CommitPolicy
+from schedlab.policies.dilated import Dilated
+from schedlab.policies.dream import Entropy, Margin, Top1
+from schedlab.policies.entropy_bound import EntropyBound
+from schedlab.policies.factor import Factor
+from schedlab.policies.klass import Klass
+from schedlab.policies.low_confidence import LowConfidence
 from schedlab.policies.random_order import RandomOrder
+from schedlab.policies.stdd import Stdd
+from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
 
 TIMESTEP_POLICIES: dict[str, type[TimestepPolicy]] = {
@@ -12,6 +27,18 @@ TIMESTEP_POLICIES: dict[str, type[TimestepPolicy]] = {
     "random_order": RandomOrder,
 }
 
+COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
+    "low_confidence": LowConfidence,
+    "entropy": Entropy,
+    "margin": Margin,
+    "top1": Top1,
+    "threshold": Threshold,
+    "factor": Factor,
+    "entropy_bound": EntropyBound,
+    "klass": Klass,
+    "stdd": Stdd,
+    "dilated": Dilated,
+}
 
 FIRST_HITTING = "first_hitting"
 """Continuous time: no steps to decide anything at, see `schedlab.sampling.timetable`."""
@@ -21,24 +48,49 @@ def timestep_policy(name: str, parameters: dict[str, Any]) -> TimestepPolicy:
     """The policy of that name with these parameters."""
     if name == FIRST_HITTING:
         raise InputError(f"policy {name!r} has no steps; it runs in the event sampler only")
-    if name not in TIMESTEP_POLICIES:
-        raise InputError(f"policy {name!r} is unknown; known: {sorted(TIMESTEP_POLICIES)}")
-    policy = TIMESTEP_POLICIES[name]
+    return _built(TIMESTEP_POLICIES, name, parameters)
+
+
+def commit_policy(name: str, parameters: dict[str, Any]) -> CommitPolicy:
+    """The policy of that name with these parameters."""
+    return _built(COMMIT_POLICIES, name, parameters)
+
+
+PolicyT = TypeVar("PolicyT")
+
+
+def _built(
+    policies: Mapping[str, type[PolicyT]], name: str, parameters: dict[str, Any]
+) -> PolicyT:
+    if name not in policies:
+        raise InputError(f"policy {name!r} is unknown; known: {sorted(policies)}")
+    policy = policies[name]
     known = sorted(getattr(policy, "__dataclass_fields__", {}))
     unknown = sorted(set(parameters) - set(known))
     if unknown:
         raise InputError(
             f"policy {name!r} has no parameter {unknown[0]!r}; it has {known or 'none'}"
         )
+    for key, value in parameters.items():
+        kind = type(getattr(policy, key))  # that of the default
+        if isinstance(value, bool) != (kind is bool) or not isinstance(
+            value, (int, float) if kind is float else kind
+        ):
+            raise InputError(
+                f"policy {name!r}: {key} must be of type {kind.__name__}, got {value!r}"
+            )
     return policy(**parameters)
 
 
 __all__ = [
+    "COMMIT_POLICIES",
     "FIRST_HITTING",
     "TIMESTEP_POLICIES",
     "Ancestral",
+    "CommitPolicy",
     "RandomOrder",
     "StepView",
     "TimestepPolicy",
+    "commit_policy",
     "timestep_policy",
 ]

@@ -1,0 +1,126 @@
+"""What a policy sees that decides by predictions, and what it decides.
+
+The loop calls the denoiser, predicts the masked positions of every sequence's active block and
+asks which of them are committed with the token that was drawn for them. Blocks are finished from
+left to right; a block as long as the text is no block at all. A policy is a frozen dataclass whose
+fields are its parameters; what it remembers of a block goes in and comes out as tensors.
+
+Policies know neither processes nor denoisers.
+
+Legend: B sequences, K positions of the active block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from schedlab.errors import InputError
+
+Statistic = Literal["margin", "entropy", "divergence"]
+History = Mapping[str, Tensor]
+"""What a policy remembers of the active block, by name, (B, K, ...); new blocks start anew."""
+
+
+@dataclass(frozen=True)
+class CommitView:
+    """Predictions of one call, at the masked positions of the active block.
+
+    Args:
+        masked_BK: which positions are masked; the rest of the fields mean something there only.
+        token_BK: the token that would be committed.
+        confidence_BK: its probability, float64; -inf elsewhere.
+        margin_BK: difference of the two largest probabilities, where it was asked for.
+        entropy_BK: of the prediction, in nats, where it was asked for.
+        divergence_BK: KL of the prediction from that of the call before, in nats, infinite at the
+            first call of a block, where it was asked for.
+        call_B: calls that the block had before this one.
+        num_calls: calls that a block is to be finished in, by the plan's steps.
+        masks_B: masks that it had at its first call.
+        history: what the policy returned at the call before.
+    """
+
+    masked_BK: Tensor
+    token_BK: Tensor
+    confidence_BK: Tensor
+    margin_BK: Tensor | None
+    entropy_BK: Tensor | None
+    divergence_BK: Tensor | None
+    call_B: Tensor
+    num_calls: int
+    masks_B: Tensor
+    history: History
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is committed, bool (B, K), and what is remembered of the block."""
+
+    commit_BK: Tensor
+    history: History
+
+
+@dataclass(frozen=True)
+class CommitPolicy:
+    """Base of commit policies: what all of them are told. Fields are the policy's parameters.
+
+    Args:
+        block_length: K; 0 is the whole text.
+        guidance: scale w of classifier-free guidance as LLaDA has it [C]: logits are
+            u + (w + 1) (c - u), where u is predicted with the prompt masked; 0 is none, anything
+            else costs a second forward a call.
+
+    Attributes:
+        needs: statistics beside the confidence.
+        by_share: the model schedule's steps are equal shares of the tokens instead of calls: for
+            policies whose calls are not known beforehand.
+    """
+
+    block_length: int = 32
+    guidance: float = 0.0
+    needs: ClassVar[tuple[Statistic, ...]] = ()
+    by_share: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("block_length", "guidance"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def start(self, masked_BK: Tensor) -> History:
+        """What is remembered of a block before its first call."""
+        return {}
+
+    def commit(self, view: CommitView) -> Decision:
+        """Which masked positions are committed; every sequence that has any must get on."""
+        raise NotImplementedError
+
+
+def best(score_BK: Tensor, masked_BK: Tensor, count_B: Tensor) -> Tensor:
+    """The `count_B` masked positions of largest score, earlier ones first among equals."""
+    score_BK = score_BK.masked_fill(~masked_BK, -torch.inf)
+    order_BK = score_BK.argsort(dim=-1, descending=True, stable=True)
+    rank_BK = order_BK.argsort(dim=-1)
+    return masked_BK & (rank_BK < count_B[:, None])
+
+
+def with_best(commit_BK: Tensor, view: CommitView) -> Tensor:
+    """What is chosen, and the most confident position where nothing is."""
+    none_B = ~(commit_BK & view.masked_BK).any(dim=-1)
+    return (commit_BK & view.masked_BK) | best(view.confidence_BK, view.masked_BK, none_B.long())
+
+
+def even_share(view: CommitView) -> Tensor:
+    """How many to commit so that a block is finished in its calls, the remainder in the first
+    ones [C, LLaDA]; (B,)."""
+    more_B = view.call_B < view.masks_B % view.num_calls
+    return view.masks_B // view.num_calls + more_B.long()
+
+
+def sorted_prefix(kept_BK: Tensor, order_BK: Tensor) -> Tensor:
+    """Positions before the first that is not kept, in the given order; (B, K) by position."""
+    prefix_BK = kept_BK.long().cumprod(dim=-1).bool()
+    return torch.zeros_like(prefix_BK).scatter(-1, order_BK, prefix_BK)

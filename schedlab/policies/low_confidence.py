@@ -1,0 +1,25 @@
+"""LLaDA's low-confidence remasking (Nie et al., 2502.09992) [C]: the most confident are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from schedlab.policies.commit import (
+    CommitPolicy,
+    CommitView,
+    Decision,
+    best,
+    even_share,
+)
+
+
+@dataclass(frozen=True)
+class LowConfidence(CommitPolicy):
+    """Every call commits its even share of the block, the most confident tokens first."""
+
+    by_share: ClassVar[bool] = False
+
+    def commit(self, view: CommitView) -> Decision:
+        """The most confident ones."""
+        return Decision(best(view.confidence_BK, view.masked_BK, even_share(view)), {})

@@ -1,0 +1,99 @@
+"""schedlab's parametrisation of STDD (2601.04205) [O]: thresholds from time and neighbourhood.
+
+The paper's equations are not public; what is known is that a threshold per token follows from the
+spread of its confidence over the last calls and from how it stands out among its neighbours, with
+factors for fast and slow tokens. The signs of both weights are for a search to find.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from schedlab.policies.commit import (
+    CommitPolicy,
+    CommitView,
+    Decision,
+    History,
+    with_best,
+)
+
+
+@dataclass(frozen=True)
+class Stdd(CommitPolicy):
+    """Commits tokens with c_i >= clip(threshold + temporal TV_i - spatial SD_i) * factor.
+
+    Args:
+        threshold: thr_0.
+        temporal: a, weight of TV_i, the standard deviation of c_i over the last `window` calls
+            (`unseen_spread` until that many were made).
+        spatial: b, weight of SD_i, c_i minus the mean of its masked neighbours up to
+            `neighbours` positions away.
+        lowest, highest: what the threshold is clipped to.
+        fast: factor of tokens with the same argmax for `fast_calls` calls and a spread below
+            `fast_spread`.
+        slow: factor of all others.
+    """
+
+    threshold: float = 0.9
+    temporal: float = 0.5
+    spatial: float = 0.2
+    window: int = 4
+    neighbours: int = 2
+    lowest: float = 0.3
+    highest: float = 0.99
+    fast: float = 0.9
+    slow: float = 1.0
+    fast_calls: int = 2
+    fast_spread: float = 0.05
+    unseen_spread: float = 0.2
+
+    def start(self, masked_BK: Tensor) -> History:
+        """Nothing seen yet."""
+        B, K = masked_BK.shape
+        device = masked_BK.device
+        return {
+            "confidence": torch.zeros(B, K, self.window, dtype=torch.float64, device=device),
+            "seen": torch.zeros(B, K, dtype=torch.int64, device=device),
+            "token": torch.full((B, K), -1, dtype=torch.int64, device=device),
+            "same": torch.zeros(B, K, dtype=torch.int64, device=device),
+        }
+
+    def commit(self, view: CommitView) -> Decision:
+        """Those at or above their own threshold."""
+        now_BK = view.confidence_BK.masked_fill(~view.masked_BK, 0.0)
+        past = view.history
+        last_BKW = torch.cat((past["confidence"][..., 1:], now_BK[..., None]), dim=-1)
+        seen_BK = past["seen"] + 1
+        same_BK = torch.where(view.token_BK == past["token"], past["same"] + 1, 1)
+        spread_BK = torch.where(
+            seen_BK >= self.window, last_BKW.std(dim=-1, correction=0), self.unseen_spread
+        )
+        stands_out_BK = now_BK - self._around(now_BK, view.masked_BK)
+        threshold_BK = self.threshold + self.temporal * spread_BK - self.spatial * stands_out_BK
+        threshold_BK = threshold_BK.clamp(self.lowest, self.highest)
+        is_fast_BK = (same_BK >= self.fast_calls) & (spread_BK < self.fast_spread)
+        threshold_BK = threshold_BK * torch.where(is_fast_BK, self.fast, self.slow)
+        history = {
+            "confidence": last_BKW,
+            "seen": seen_BK,
+            "token": view.token_BK,
+            "same": same_BK,
+        }
+        return Decision(with_best(now_BK >= threshold_BK, view), history)
+
+    def _around(self, now_BK: Tensor, masked_BK: Tensor) -> Tensor:
+        """Mean confidence of masked neighbours; the position's own where it has none."""
+        size = 2 * self.neighbours + 1
+        if size == 1:
+            return now_BK
+        kernel = torch.ones(1, 1, size, dtype=torch.float64, device=now_BK.device)
+        kernel[..., self.neighbours] = 0.0
+        sums_BK, counts_BK = (
+            F.conv1d(values[:, None], kernel, padding=self.neighbours)[:, 0]
+            for values in (now_BK * masked_BK, masked_BK.double())
+        )
+        return torch.where(counts_BK > 0, sums_BK / counts_BK.clamp(min=1.0), now_BK)
