@@ -25,7 +25,7 @@ from pydantic import Field, field_validator, model_validator
 
 from schedlab.errors import InputError
 from schedlab.files import Record, read_toml, validate
-from schedlab.plan import Decoding, ModelSchedule, Plan
+from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.plan.importance_config import ImportanceConfig
 from schedlab.plan.lab_config import LabConfig
 from schedlab.plan.model_schedule import MAX_STEPS
@@ -77,20 +77,26 @@ class PlanConfig(Record):
         num_steps: denoising steps T.
         heavy: role of the denoiser that is never worse.
         light: role that replaces it in hand-made, exhaustive and additive schedules.
-        temperature, top_p: of the draws in sampling; the analysis is always at 1 and 1.
+        temperature, top_p: of the draws in sampling, 0 for the likeliest token; the analysis is
+            always at 1 and 1.
+        policy: which tokens are committed at a step, with its parameters; the analysis is always
+            of ancestral sampling.
     """
 
     length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 64
     num_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 50
     heavy: Role = "H"
     light: Role = "L"
-    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    policy: PolicySpec = PolicySpec()
 
     def plan(self, schedule: ModelSchedule) -> Plan:
         """The plan with this model schedule."""
         decoding = Decoding(temperature=self.temperature, top_p=self.top_p)
-        return Plan(length=self.length, model_schedule=schedule, decoding=decoding)
+        return Plan(
+            length=self.length, model_schedule=schedule, decoding=decoding, policy=self.policy
+        )
 
 
 class AnalyzeConfig(Record):

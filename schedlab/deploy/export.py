@@ -146,6 +146,7 @@ def _plan(search: SearchFile, row: SearchRow) -> Plan:
         length=setting.length,
         model_schedule=row.schedule,
         decoding=Decoding(temperature=setting.temperature, top_p=setting.top_p),
+        policy=setting.policy,
     )
     if plan.digest != row.digest:
         raise InputError(

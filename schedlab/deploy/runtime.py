@@ -23,7 +23,7 @@ from schedlab.evaluation.lab import load_denoiser, masked_process
 from schedlab.plan import Plan, PlanFile
 from schedlab.processes import MaskedProcess
 from schedlab.results import SeedBlock
-from schedlab.sampling import SequenceIds, sample_events
+from schedlab.sampling import SequenceIds, sample_plans
 from schedlab.text.tokenizer import Tokenizer
 
 
@@ -59,7 +59,7 @@ class Player:
         ids = SequenceIds.of([SeedBlock(seed, 0, n)], device=self.device)
         prefix_BP = None if prefix is None else prefix.expand(n, -1)
         tokens_BL = torch.zeros((n, self.plan.length), dtype=torch.int64)
-        for found in sample_events([self.plan], self.denoisers, self.process, ids, prefix_BP):
+        for found in sample_plans([self.plan], self.denoisers, self.process, ids, prefix_BP):
             tokens_BL[found.sequence] = torch.from_numpy(found.tokens_UL[0])
         return tokens_BL
 

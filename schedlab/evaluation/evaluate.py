@@ -1,7 +1,7 @@
 """`evaluate`: the only place where plans are run.
 
-Every (plan, seed block) is looked up in the store first. What is missing is sampled by the event
-sampler, all plans and blocks on common noise and in common calls; when a block's sequences are
+Every (plan, seed block) is looked up in the store first. What is missing is sampled, all plans and
+blocks on common noise, and by the event sampler in common calls; when a block's sequences are
 finished, the block is scored, equal texts once, and stored, one record per plan. Tokens depend
 neither on the batch nor on which other plans are asked for, since all randomness is addressed and
 networks are called in one shape (`schedlab.sampling.forwards`).
@@ -29,11 +29,12 @@ from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics import Samples, compute_all, metric_versions
 from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Plan, families_of
+from schedlab.policies import check_policy
 from schedlab.results.measurement import Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
-from schedlab.sampling import Sampled, SequenceIds, Work, check_roles, sample_events
+from schedlab.sampling import Sampled, SequenceIds, Work, check_roles, sample_plans
 
 ENGINE_VERSION = 4
 """Part of the store's key: raise it when the sampler gives other tokens for the same plan."""
@@ -184,7 +185,7 @@ def _run_group(
         told(max(0.0, share * len(plans) * len(blocks) - stored))
 
     found_of: dict[int, list[Sampled]] = {}
-    for found in sample_events(
+    for found in sample_plans(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
         work=work, progress=sampled,
     ):  # fmt: skip
@@ -290,6 +291,7 @@ def _check(
         )
     for plan in plans:
         check_roles(plan, lab.denoisers)
+        check_policy(plan.policy)
         if plan.length > lab.max_length:
             raise InputError(
                 f"a plan's length must be at most the {lab.max_length} that the denoisers were"

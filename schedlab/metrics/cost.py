@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.plan import Plan
+from schedlab.policies import COMMIT_POLICIES, commit_policy
 from schedlab.processes import alpha, time_grid
 from schedlab.results.plan_cost import PlanCost
 from schedlab.results.record import RoleCost
@@ -87,9 +88,35 @@ def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
     return (revealed_T > 0).astype(np.float64), revealed_T
 
 
+def _by_calls(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    """At most one call a step; the head reads what is still masked in the block, half on average
+    and more where a block is finished at once."""
+    calls_T = np.full(plan.num_steps, min(1.0, num_free / plan.num_steps))
+    return _with_guidance(plan, num_free, calls_T)
+
+
+def _by_share(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    """At most: a call for every token. How many there really are is what a run shows."""
+    return _with_guidance(plan, num_free, np.full(plan.num_steps, num_free / plan.num_steps))
+
+
+def _with_guidance(
+    plan: Plan, num_free: int, calls_T: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    policy = commit_policy(plan.policy.name, plan.policy.parameters)
+    calls_T = calls_T * (2 if policy.guidance else 1)
+    block = min(policy.block_length or num_free, num_free)
+    return calls_T, calls_T * (block + 1) / 2
+
+
 STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
     "ancestral": _ancestral,
     "random_order": _random_order,
     "first_hitting": _first_hitting,
+    **{
+        name: _by_share if policy.by_share else _by_calls
+        for name, policy in COMMIT_POLICIES.items()
+    },
 }
-"""By policy: expected forwards and revealed positions per step, float64 (T,) each."""
+"""By policy: expected forwards and positions that the head reads per step, float64 (T,) each; at
+most so many where the predictions decide."""

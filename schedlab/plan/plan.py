@@ -64,6 +64,10 @@ class PolicySpec(Record):
     name: PolicyName = "ancestral"
     parameters: dict[str, Scalar] = {}
 
+    def __str__(self) -> str:
+        values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())
+        return f"{self.name} ({values})" if values else self.name
+
 
 class Plan(Record):
     """A sampling run as data.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from schedlab.errors import InputError
+from schedlab.plan import PolicySpec
 from schedlab.policies.ancestral import Ancestral
 from schedlab.policies.commit import CommitPolicy
 from schedlab.policies.dilated import Dilated
@@ -56,6 +57,19 @@ def commit_policy(name: str, parameters: dict[str, Any]) -> CommitPolicy:
     return _built(COMMIT_POLICIES, name, parameters)
 
 
+def check_policy(spec: PolicySpec) -> None:
+    """Refuse a policy with parameters that it does not have."""
+    if spec.name == FIRST_HITTING:
+        if spec.parameters:
+            raise InputError(
+                f"policy {FIRST_HITTING!r} has no parameters, got {sorted(spec.parameters)}"
+            )
+    elif spec.name in COMMIT_POLICIES:
+        commit_policy(spec.name, spec.parameters)
+    else:
+        timestep_policy(spec.name, spec.parameters)
+
+
 PolicyT = TypeVar("PolicyT")
 
 
@@ -91,6 +105,7 @@ __all__ = [
     "RandomOrder",
     "StepView",
     "TimestepPolicy",
+    "check_policy",
     "commit_policy",
     "timestep_policy",
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 
 from schedlab.policies.commit import (
     CommitPolicy,
@@ -31,5 +32,5 @@ class EntropyBound(CommitPolicy):
         entropy_BK = view.entropy_BK.masked_fill(~view.masked_BK, torch.inf)
         sorted_BK, order_BK = entropy_BK.sort(dim=-1, stable=True)
         # Sorted, so the largest of a run is its last: the sum of those before it.
-        before_BK = sorted_BK.nan_to_num(posinf=1e30).cumsum(dim=-1) - sorted_BK
+        before_BK = F.pad(sorted_BK.cumsum(dim=-1)[:, :-1], (1, 0))
         return Decision(with_best(sorted_prefix(before_BK <= self.gamma, order_BK), view), {})

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from schedlab.report.words import one_line, without_folders
 from schedlab.results.importance_file import ImportanceFile
-from schedlab.results.search_file import SearchFile
+from schedlab.results.search_file import SearchFile, SearchSetting
 
 BOOTSTRAP = "95 % bootstrap over sequences"
 
@@ -44,22 +44,29 @@ def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -
         f"n = {setting.fresh_sequences} sequences per schedule, fresh seed {setting.fresh_seed}"
     )
     counts = f"search: {searched}; re-measured: {again}" if both else again if fresh else searched
+    is_usual = setting.policy.name == "ancestral"
+    policy = "" if is_usual else f", policy {one_line(str(setting.policy))}"
     given = f" (the first {setting.prefix_length} given)" if setting.prefix_length else ""
     return (
         f"{counts[0].upper() if both else counts[0]}{counts[1:]}; {setting.length} tokens{given},"
         f" {setting.num_steps} steps, {one_line(setting.precision)}, scorer"
         f" {one_line(without_folders(setting.scorer))}, temperature {setting.temperature:g},"
-        f" top-p {setting.top_p:g}. Intervals: {BOOTSTRAP}."
+        f" top-p {setting.top_p:g}{policy}. Intervals: {BOOTSTRAP}."
     )
+
+
+def as_analysed(setting: SearchSetting) -> bool:
+    """Whether plans were sampled the way that the analysis measures."""
+    return setting.temperature == setting.top_p == 1 and setting.policy.name == "ancestral"
 
 
 def untruncated(file: SearchFile) -> str:
     """What to add where additive scores meet samples that were drawn at other settings."""
-    if file.setting.temperature == file.setting.top_p == 1:
+    if as_analysed(file.setting):
         return ""
     return (
-        " The scores are bounds of the sampler at temperature 1 and top-p 1, not of the one used"
-        " here. "
+        " The scores are bounds of ancestral sampling at temperature 1 and top-p 1, not of the one"
+        " used here. "
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schedlab.report import tables
-from schedlab.report.captions import search_facts
+from schedlab.report.captions import as_analysed, search_facts
 from schedlab.report.content import (
     Block,
     Cell,
@@ -208,11 +208,12 @@ def _race(file: SearchFile) -> Paragraph | None:
 
 def _decoding(file: SearchFile) -> str:
     setting = file.setting
-    if setting.temperature == 1 and setting.top_p == 1:
+    if as_analysed(setting):
         return ""
     return (
-        f"Sampled at temperature {setting.temperature:g} and top-p {setting.top_p:g}:"
-        " the additive bounds, which hold at 1 and 1, are only a heuristic here."
+        f"Sampled at temperature {setting.temperature:g} and top-p {setting.top_p:g}, policy"
+        f" {one_line(str(setting.policy))}: the additive bounds, which hold for ancestral sampling"
+        " at 1 and 1, are only a heuristic here."
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from schedlab.errors import InputError
 from schedlab.files import FileRecord, Record
-from schedlab.plan import ModelSchedule
+from schedlab.plan import ModelSchedule, PolicySpec
 from schedlab.plan.plan import Role, Sha256
 from schedlab.results.estimate import Estimate
 
@@ -53,6 +53,7 @@ class SearchSetting(Record):
     precision: str
     temperature: float
     top_p: float
+    policy: PolicySpec = PolicySpec()
     prefix_length: Annotated[int, Field(description="tokens of held-out text given")] = 0
     entropy_band: Annotated[
         tuple[float, float], Field(description="nats per sample; outside, a plan is not picked")

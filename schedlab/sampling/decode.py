@@ -25,11 +25,11 @@ from schedlab.plan import Decoding, Plan
 from schedlab.policies import commit_policy
 from schedlab.policies.commit import CommitPolicy, CommitView
 from schedlab.processes import MaskedProcess
-from schedlab.sampling.draw import CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES
+from schedlab.sampling.draw import CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES, draw
 from schedlab.sampling.events import Work
 from schedlab.sampling.forwards import HEAD_ROWS, call_rows, logits_of, trunk_of
 from schedlab.sampling.lanes import Sampled
-from schedlab.sampling.noise import Purpose, SequenceIds, gumbels
+from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
 CALLS_PER_BATCH = 4
@@ -265,7 +265,7 @@ def _predict(
         if blind is not None:
             blind_CV = logits_of(denoiser, blind, row_C, position_C)
             logits_CV = blind_CV + (policy.guidance + 1.0) * (logits_CV - blind_CV)
-        token_C = _tokens(logits_CV, ids.pick(rows_r[row_C]), position_C, decoding, process, role)
+        token_C = draw(logits_CV, ids.pick(rows_r[row_C]), position_C, decoding, process, role)
         log_q_CV = logits_CV.double().log_softmax(dim=-1)  # of all ids, as the published rules
         at = own_r[row_C], place_C
         found.token[at] = token_C
@@ -283,28 +283,6 @@ def _predict(
             found.divergence[at] = moved_C.masked_fill(blocks.fresh_BK[where], torch.inf)
             blocks.log_q_BKV[where] = log_q_CV.float()
             blocks.fresh_BK[where] = False
-
-
-def _tokens(
-    logits_CV: Tensor,
-    ids_C: SequenceIds,
-    position_C: Tensor,
-    decoding: Decoding,
-    process: MaskedProcess,
-    role: str,
-) -> Tensor:
-    """The tokens that would be committed, int64 (C,): drawn, or at temperature 0 the likeliest."""
-    if decoding.temperature == 0:
-        best_C, token_C = process.scores(logits_CV, 1.0).max(dim=-1)
-    else:
-        scores_CV = process.log_p_x(logits_CV, decoding.temperature, decoding.top_p)
-        scores_CV += gumbels(ids_C, Purpose.TOKEN, position_C, 0, process.vocab_size)
-        best_C, token_C = scores_CV.max(dim=-1)
-    if not torch.isfinite(best_C).all():
-        raise SchedlabError(
-            f"denoiser {role!r} gave logits that are not finite; check its weights and precision"
-        )
-    return token_C
 
 
 def decode_family(

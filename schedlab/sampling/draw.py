@@ -56,11 +56,11 @@ def draw_tokens(
             strict=True,
         ):  # fmt: skip
             ids_C = ids_R.pick(row_C)
-            tokens.append(_draw(logits_CV, ids_C, position_C, decoding, process, role))
+            tokens.append(draw(logits_CV, ids_C, position_C, decoding, process, role))
     return torch.cat(tokens)
 
 
-def _draw(
+def draw(
     logits_CV: Tensor,
     ids_C: SequenceIds,
     position_C: Tensor,
@@ -68,12 +68,24 @@ def _draw(
     process: MaskedProcess,
     role: str,
 ) -> Tensor:
-    """Gumbel-max in float64, int64 (C,)."""
-    if decoding.top_p >= 1:
-        scores_CV = process.scores(logits_CV, decoding.temperature)
+    """Gumbel-max in float64, int64 (C,); at temperature 0 the likeliest token.
+
+    Args:
+        logits_CV: at picked positions.
+        ids_C, position_C: their addresses.
+        decoding, process, role: as for `draw_tokens`.
+
+    Raises:
+        SchedlabError: logits that are not finite.
+    """
+    if decoding.temperature == 0:
+        scores_CV = process.scores(logits_CV)
     else:
-        scores_CV = process.log_p_x(logits_CV, decoding.temperature, decoding.top_p)
-    scores_CV += gumbels(ids_C, Purpose.TOKEN, position_C, 0, process.vocab_size)
+        if decoding.top_p >= 1:
+            scores_CV = process.scores(logits_CV, decoding.temperature)
+        else:
+            scores_CV = process.log_p_x(logits_CV, decoding.temperature, decoding.top_p)
+        scores_CV += gumbels(ids_C, Purpose.TOKEN, position_C, 0, process.vocab_size)
     best_C, token_C = scores_CV.max(-1)
     if not torch.isfinite(best_C).all():  # max propagates NaN; all -inf cannot be drawn from
         raise SchedlabError(

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schedlab.errors import InputError
 from schedlab.plan import Plan
-from schedlab.policies import FIRST_HITTING, StepView, timestep_policy
+from schedlab.policies import FIRST_HITTING, StepView, check_policy, timestep_policy
 from schedlab.processes import MaskedProcess, alpha, time_grid
 from schedlab.sampling.sampler import State
 
@@ -49,10 +48,7 @@ class Events:
 def timetables(plan: Plan, process: MaskedProcess, state: State) -> list[Events]:
     """The events of every sequence of a state before step 0."""
     if plan.policy.name == FIRST_HITTING:
-        if plan.policy.parameters:
-            raise InputError(
-                f"policy {FIRST_HITTING!r} has no parameters, got {sorted(plan.policy.parameters)}"
-            )
+        check_policy(plan.policy)
         masked_BL = (state.z_BL == process.mask_id).cpu().numpy()
         uniform_BL = state.reveal_uniform_BL.cpu().numpy()
         return [

@@ -169,6 +169,7 @@ def _setting(job: Job, context: Context, bench: Bench, board: Board) -> SearchSe
         precision=context.precision,
         temperature=job.plan.temperature,
         top_p=job.plan.top_p,
+        policy=job.plan.policy,
         prefix_length=job.search.prefix_length,
         entropy_band=bench.band,
         fresh_entropy_band=bench.fresh_band,

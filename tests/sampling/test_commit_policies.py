@@ -1,0 +1,333 @@
+"""Laws that every commit policy obeys, and rules of single policies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import InputError
+from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy
+from schedlab.policies.commit import CommitView, best
+from schedlab.processes import MaskedProcess
+from schedlab.results.seed_block import SeedBlock
+from schedlab.sampling import SequenceIds, decode, sample_plans
+
+V, MASK, LENGTH = 12, 11, 10
+NAMES = sorted(COMMIT_POLICIES)
+
+
+def network(seed: int, *, sharp: float = 60.0) -> Transformer:
+    config = TransformerConfig(
+        vocab_size=V, mask_id=MASK, num_blocks=1, hidden_size=16, num_heads=2, max_length=LENGTH
+    )
+    model = Transformer(config).double().requires_grad_(False).eval()
+    model.init_weights(torch.Generator().manual_seed(seed))
+    model.head.weight.data.mul_(sharp)
+    return model
+
+
+@pytest.fixture(scope="module")
+def denoisers() -> dict[str, Transformer]:
+    return {"H": network(0), "L": network(1)}
+
+
+PROCESS = MaskedProcess(V, MASK)
+
+
+def plan_of(name: str, schedule: str = "H10", temperature: float = 1.0, **parameters) -> Plan:
+    return Plan(
+        length=LENGTH,
+        model_schedule=ModelSchedule.parse(schedule),
+        policy=PolicySpec(name=name, parameters=parameters),
+        decoding=Decoding(temperature=temperature),
+    )
+
+
+def ids_of(size: int, first: int = 0) -> SequenceIds:
+    return SequenceIds.of([SeedBlock(seed=3, first=first, size=size)])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("block_length", [0, 1, 3, 4, 10])
+def test_a_policy_commits_masks_only_and_finishes(denoisers, name: str, block_length: int) -> None:
+    prefix = torch.tensor([[1, 2, 3]]).expand(6, -1)
+    states: list[torch.Tensor] = []
+    plan = plan_of(name, "H4 L3 H3", block_length=block_length)
+    found = decode(plan, denoisers, PROCESS, ids_of(6), prefix, trace=states.append)
+    states.append(found.z_BL)
+    free = LENGTH - 3
+    assert (states[0][:, 3:] == MASK).all() and (found.z_BL != MASK).all()
+    for before, after in itertools.pairwise(states):
+        changed = before != after
+        assert (before[changed] == MASK).all()  # the prompt and what is committed stay
+    size = min(block_length or free, free)
+    for state in states[:-1]:  # blocks are finished from left to right
+        for row in state[:, 3:]:
+            places = (row == MASK).nonzero().flatten().tolist()
+            if places:
+                begun = places[0] // size
+                assert all(
+                    (row[n * size : (n + 1) * size] == MASK).all()
+                    for n in range(begun + 1, -(-free // size))
+                )
+    forwards = sum(usage.forwards_B for usage in found.usage.values())
+    assert (forwards >= 1).all() and (forwards <= max(free, 10)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_tokens_do_not_depend_on_company(denoisers, name: str, temperature: float) -> None:
+    plan = plan_of(name, "H5 L5", temperature, block_length=4)
+    together = decode(plan, denoisers, PROCESS, ids_of(9))
+    again = decode(plan, denoisers, PROCESS, ids_of(9))
+    assert torch.equal(together.z_BL, again.z_BL)
+    apart = [decode(plan, denoisers, PROCESS, ids_of(1, first)) for first in range(9)]
+    assert torch.equal(torch.cat([one.z_BL for one in apart]), together.z_BL)
+    order = torch.tensor([4, 2, 8, 0, 1, 3, 7, 6, 5])
+    shuffled = decode(plan, denoisers, PROCESS, ids_of(9).pick(order))
+    assert torch.equal(shuffled.z_BL, together.z_BL[order])
+    for role in ("H", "L"):
+        counted = torch.cat([one.usage[role].forwards_B for one in apart])
+        assert torch.equal(counted, together.usage[role].forwards_B)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_policies_are_deterministic(denoisers, name: str) -> None:
+    plan = plan_of(name, temperature=0.0, block_length=5)
+    found = decode(plan, denoisers, PROCESS, ids_of(5)).z_BL
+    assert (found == found[0]).all()  # whatever the address of the noise
+    drawn = decode(plan_of(name, block_length=5), denoisers, PROCESS, ids_of(5)).z_BL
+    assert not (drawn == drawn[0]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_through_sample_plans_it_is_the_same(denoisers, name: str) -> None:
+    plans = [
+        plan_of(name, "H10", block_length=4),
+        plan_of("ancestral"),
+        plan_of(name, "L10", block_length=4),
+        plan_of(name, "H10", block_length=2),
+    ]
+    found: dict[tuple[int, int], np.ndarray] = {}
+    forwards: dict[tuple[int, int], int] = {}
+    for one in sample_plans(plans, denoisers, PROCESS, ids_of(70)):
+        for n, place in enumerate(one.plans):
+            assert (place, one.sequence) not in found
+            found[place, one.sequence] = one.tokens_UL[one.text_N[n]]
+            forwards[place, one.sequence] = sum(int(c[n]) for c in one.forwards.values())
+    assert len(found) == 4 * 70
+    for place in (0, 2, 3):
+        state = decode(plans[place], denoisers, PROCESS, ids_of(70))
+        rows = np.stack([found[place, sequence] for sequence in range(70)])
+        assert np.array_equal(rows, state.z_BL.numpy())
+        counted = sum(usage.forwards_B for usage in state.usage.values()).tolist()
+        assert counted == [forwards[place, sequence] for sequence in range(70)]
+
+
+def test_a_step_of_the_schedule_is_a_call_or_a_share(denoisers) -> None:
+    by_call = decode(
+        plan_of("low_confidence", "H4 L6", block_length=0), denoisers, PROCESS, ids_of(4)
+    )
+    assert by_call.usage["H"].forwards_B.tolist() == [4] * 4
+    assert by_call.usage["L"].forwards_B.tolist() == [6] * 4
+    one_by_one = plan_of("threshold", "H2 L8", block_length=0, threshold=2.0)
+    by_share = decode(one_by_one, denoisers, PROCESS, ids_of(4))
+    assert by_share.usage["H"].forwards_B.tolist() == [2] * 4
+    at_once = decode(
+        plan_of("threshold", "H2 L8", block_length=0, threshold=0.0), denoisers, PROCESS, ids_of(4)
+    )
+    assert at_once.usage["H"].forwards_B.tolist() == [1] * 4
+    assert at_once.usage["L"].forwards_B.tolist() == [0] * 4
+
+
+def view_of(confidence, entropy=None, divergence=None, masked=None, **values) -> CommitView:
+    confidence_BK = torch.as_tensor(confidence, dtype=torch.float64)
+    masked_BK = torch.ones_like(confidence_BK, dtype=torch.bool) if masked is None else masked
+    given = {
+        "masked_BK": masked_BK,
+        "token_BK": torch.zeros_like(confidence_BK, dtype=torch.int64),
+        "confidence_BK": confidence_BK.masked_fill(~masked_BK, -torch.inf),
+        "margin_BK": None,
+        "entropy_BK": entropy,
+        "divergence_BK": divergence,
+        "call_B": torch.zeros(len(confidence_BK), dtype=torch.int64),
+        "num_calls": 8,
+        "masks_B": masked_BK.sum(-1),
+        "history": {},
+    }
+    return CommitView(**given | values)
+
+
+probabilities = st.lists(st.floats(0.001, 0.999), min_size=2, max_size=12)
+
+
+@given(probabilities, st.floats(0.05, 3.0))
+@settings(max_examples=200, deadline=None)
+def test_factor_commits_the_longest_run(values: list[float], factor: float) -> None:
+    chosen = commit_policy("factor", {"factor": factor}).commit(view_of([values])).commit_BK[0]
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    expected = 0
+    while expected < len(values):
+        if (expected + 2) * (1 - values[order[expected]]) > factor:
+            break
+        expected += 1
+    assert int(chosen.sum()) == max(1, expected)
+    assert min(v for v, c in zip(values, chosen, strict=True) if c) >= max(
+        [v for v, c in zip(values, chosen, strict=True) if not c], default=0.0
+    )
+
+
+@given(st.lists(st.floats(0.0, 2.0), min_size=1, max_size=12), st.floats(0.0, 3.0))
+@settings(max_examples=200, deadline=None)
+def test_entropy_bound_commits_the_largest_run(values: list[float], gamma: float) -> None:
+    entropy = torch.tensor([values], dtype=torch.float64)
+    view = view_of([[1.0 / (1.0 + v) for v in values]], entropy=entropy)
+    chosen = commit_policy("entropy_bound", {"gamma": gamma}).commit(view).commit_BK[0]
+    ordered = sorted(values)
+    sizes = [n for n in range(1, len(values) + 1) if sum(ordered[: n - 1]) <= gamma]
+    assert int(chosen.sum()) == max(sizes, default=1)
+
+
+def test_klass_waits_until_predictions_are_stable() -> None:
+    policy = commit_policy("klass", {"threshold": 0.8, "epsilon": 0.01, "stable_calls": 2})
+    masked = torch.ones(1, 4, dtype=torch.bool)
+    history = policy.start(masked)
+    moved = [[9.0] * 4, [0.001, 0.001, 0.5, 0.001], [0.002, 0.5, 0.002, 0.002]]
+    confidence = [[0.9, 0.85, 0.95, 0.7]]
+    chosen = []
+    for call, values in enumerate(moved):
+        decision = policy.commit(
+            view_of(
+                confidence,
+                divergence=torch.tensor([values]),
+                history=history,
+                call_B=torch.tensor([call]),
+                num_calls=4,
+            )
+        )
+        history = decision.history
+        chosen.append(decision.commit_BK[0].tolist())
+    fallback = [False, False, True, False]  # the even share of the most confident: one
+    assert chosen == [fallback, fallback, [True, False, False, False]]
+
+
+def test_stdd_without_weights_is_the_threshold() -> None:
+    plain = {"temporal": 0.0, "spatial": 0.0, "fast": 1.0, "slow": 1.0, "lowest": 0.0}
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        confidence = rng.random((3, 9))
+        masked = torch.from_numpy(rng.random((3, 9)) < 0.7)
+        masked[:, 0] = True
+        threshold = float(rng.random())
+        stdd = commit_policy("stdd", {"threshold": threshold, **plain})
+        fixed = commit_policy("threshold", {"threshold": threshold})
+        view = view_of(confidence, masked=masked, history=stdd.start(masked))
+        assert torch.equal(stdd.commit(view).commit_BK, fixed.commit(view).commit_BK)
+
+
+def test_stdd_reads_time_and_neighbours() -> None:
+    """By hand: three calls of three tokens."""
+    policy = commit_policy(
+        "stdd",
+        {
+            "threshold": 0.6, "temporal": 2.0, "spatial": 0.5, "window": 2, "neighbours": 1,
+            "lowest": 0.0, "highest": 1.0, "fast": 0.5, "fast_calls": 3, "fast_spread": 0.01,
+            "unseen_spread": 0.1,
+        },
+    )  # fmt: skip
+    masked = torch.ones(1, 3, dtype=torch.bool)
+    history = policy.start(masked)
+    calls = [[0.5, 0.5, 0.5], [0.5, 0.7, 0.5], [0.5, 0.3, 0.5]]
+    # Call 0: spread 0.1 (unseen), nobody stands out: 0.8 for all: the first of equals goes.
+    # Call 1: spreads 0, 0.1, 0; token 1 stands out by 0.2, its neighbours by -0.2.
+    #   thresholds 0.6 + 0 + 0.1 = 0.7, 0.6 + 0.2 - 0.1 = 0.7, 0.7: token 1 at 0.7 is committed.
+    first = policy.commit(view_of([calls[0]], history=history))
+    assert first.commit_BK.tolist() == [[True, False, False]]
+    second = policy.commit(view_of([calls[1]], history=first.history))
+    assert second.commit_BK.tolist() == [[False, True, False]]
+    # Call 2: tokens 0 and 2 are fast (same token three times, spread 0): their thresholds
+    #   (0.6 - 0.5 * 0.2) * 0.5 = 0.25 are met; token 1 (0.3, spread 0.2): 0.6 + 0.4 + 0.1 = 1.1.
+    third = policy.commit(view_of([calls[2]], history=second.history))
+    assert third.commit_BK.tolist() == [[True, False, True]]
+
+
+def test_dilated_takes_log2_calls(denoisers) -> None:
+    plan = plan_of("dilated", "H10", block_length=8)
+    found = decode(plan, denoisers, PROCESS, ids_of(2), torch.tensor([[1, 2]]).expand(2, -1))
+    assert found.usage["H"].forwards_B.tolist() == [3, 3]
+
+
+def test_best_takes_the_earlier_of_equals() -> None:
+    score = torch.tensor([[0.5, 0.9, 0.5, 0.9]])
+    masked = torch.tensor([[True, True, True, False]])
+    assert best(score, masked, torch.tensor([2])).tolist() == [[True, True, False, False]]
+
+
+@pytest.mark.parametrize("threshold", [0.95, 0.9, 0.7, 0.5, 0.3])
+def test_one_step_is_that_of_the_engines(golden: Path, threshold: float) -> None:
+    """Fast-dLLM, dInfer and SGLang commit the same block."""
+    with np.load(golden / "engine_rules" / "one_step.npz") as data:
+        logits = torch.from_numpy(data["logits"])
+        tokens = torch.from_numpy(data["block_tokens"]).long()
+        blocks = [
+            torch.from_numpy(data[f"{engine}_{threshold}"])
+            for engine in ("fastdllm_threshold", "dinfer_threshold", "sglang_low_confidence")
+        ]
+    masked = tokens == 47
+    rows = masked.any(dim=1)
+    likeliest = logits[..., :47].argmax(-1)
+    confidence = logits.double().softmax(-1).gather(-1, likeliest[..., None])[..., 0]
+    view = view_of(confidence[rows], masked=masked[rows], token_BK=likeliest[rows])
+    chosen = commit_policy("threshold", {"threshold": threshold}).commit(view).commit_BK
+    expected = tokens.clone()
+    expected[rows] = torch.where(chosen, likeliest[rows], tokens[rows])
+    for block in blocks:
+        assert torch.equal(block.long(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("threshold", {"treshold": 0.9}, "has no parameter 'treshold'; it has"),
+        ("threshold", {"threshold": "0.9"}, "threshold must be of type float"),
+        ("klass", {"stable_calls": 1.5}, "stable_calls must be of type int"),
+        ("stdd", {"block_length": True}, "block_length must be of type int"),
+        ("stdd", {"block_length": -1}, "block_length must not be negative"),
+        ("first_hitting", {"a": 1}, "has no parameters"),
+        ("ancestral", {"a": 1}, "has no parameter 'a'"),
+    ],
+)
+def test_wrong_parameters_are_one_line(name: str, parameters, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        check_policy(PolicySpec(name=name, parameters=parameters))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("family", "name"), [("llada", "low_confidence"), ("dream", "top1")])
+def test_transfer_schedules_are_the_published_ones(golden: Path, family: str, name: str) -> None:
+    file = golden / f"decode_{family}" / f"transfer_schedules_{family}.json"
+    for entry in json.loads(file.read_text())[family]:
+        masks, steps = entry["masks"], entry["steps"]
+        policy = commit_policy(name, {"eps": entry["eps"]} if "eps" in entry else {})
+        counts, left = [], masks
+        for call in range(steps):
+            masked = (torch.arange(masks) < left)[None]
+            view = view_of(
+                [[0.5] * masks],
+                masked=masked,
+                call_B=torch.tensor([call]),
+                num_calls=steps,
+                masks_B=torch.tensor([masks]),
+            )
+            counts.append(int(policy.commit(view).commit_BK.sum()))
+            left -= counts[-1]
+        assert counts == entry["counts"]
