@@ -32,8 +32,9 @@ class CommitView:
 
     Args:
         masked_BK: which positions are masked; the rest of the fields mean something there only.
-        token_BK: the token that would be committed.
-        confidence_BK: its probability, float64; -inf elsewhere.
+        likeliest_BK: the likeliest token.
+        confidence_BK: probability of the token that would be committed, or of the likeliest one,
+            as the policy says, float64; -inf elsewhere.
         margin_BK: difference of the two largest probabilities, where it was asked for.
         entropy_BK: of the prediction, in nats, where it was asked for.
         divergence_BK: KL of the prediction from that of the call before, in nats, infinite at the
@@ -45,7 +46,7 @@ class CommitView:
     """
 
     masked_BK: Tensor
-    token_BK: Tensor
+    likeliest_BK: Tensor
     confidence_BK: Tensor
     margin_BK: Tensor | None
     entropy_BK: Tensor | None
@@ -73,6 +74,10 @@ class CommitPolicy:
         guidance: scale w of classifier-free guidance as LLaDA has it [C]: logits are
             u + (w + 1) (c - u), where u is predicted with the prompt masked; 0 is none, anything
             else costs a second forward a call.
+        confidence: of which token: "drawn" is the one that would be committed, as the published
+            samplers have it [C]; "likeliest" makes positions independent of what is drawn, so
+            that texts have an exact likelihood (`schedlab.metrics.duel`). At temperature 0 the
+            same.
 
     Attributes:
         needs: statistics beside the confidence.
@@ -82,6 +87,7 @@ class CommitPolicy:
 
     block_length: int = 32
     guidance: float = 0.0
+    confidence: str = "drawn"
     needs: ClassVar[tuple[Statistic, ...]] = ()
     by_share: ClassVar[bool] = True
 
@@ -89,6 +95,8 @@ class CommitPolicy:
         for name in ("block_length", "guidance"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.confidence not in ("drawn", "likeliest"):
+            raise InputError(f"confidence must be 'drawn' or 'likeliest', got {self.confidence!r}")
 
     def start(self, masked_BK: Tensor) -> History:
         """What is remembered of a block before its first call."""

@@ -36,6 +36,19 @@ CALLS_PER_BATCH = 4
 Trace = Callable[[Tensor], None]
 
 
+@dataclass(frozen=True)
+class Forced:
+    """Texts whose tokens are committed instead of drawn ones.
+
+    Args:
+        text_BL: (B, L) int64 tokens, given ones included.
+        nats_B: (B,) float64; -log p of every token when it is committed is added.
+    """
+
+    text_BL: Tensor
+    nats_B: Tensor
+
+
 @dataclass
 class _Blocks:
     """Where every sequence stands.
@@ -74,18 +87,21 @@ class _Predicted:
     """Statistics of one call, (R, K) each."""
 
     token: Tensor
+    likeliest: Tensor
     confidence: Tensor
     margin: Tensor
     entropy: Tensor
     divergence: Tensor
+    nats: Tensor
 
     @classmethod
     def empty(cls, rows: int, size: int, device: torch.device) -> _Predicted:
         numbers = [
             torch.full((rows, size), value, dtype=torch.float64, device=device)
-            for value in (-torch.inf, 0.0, 0.0, torch.inf)
+            for value in (-torch.inf, 0.0, 0.0, torch.inf, 0.0)
         ]
-        return cls(torch.zeros((rows, size), dtype=torch.int64, device=device), *numbers)
+        tokens = [torch.zeros((rows, size), dtype=torch.int64, device=device) for _ in range(2)]
+        return cls(*tokens, *numbers)
 
 
 @torch.inference_mode()
@@ -98,6 +114,7 @@ def decode(
     *,
     work: Work | None = None,
     trace: Trace | None = None,
+    forced: Forced | None = None,
 ) -> State:
     """Run a plan whose policy decides by predictions; the final state holds no mask.
 
@@ -105,6 +122,7 @@ def decode(
         plan, denoisers, process, ids, prefix_BP: as for `sampler.sample`.
         work: counts what is done.
         trace: receives the tokens before every round of calls, (B, L).
+        forced: commit the tokens of given texts instead of drawn ones, and say what they cost.
 
     Raises:
         SchedlabError: logits that are not finite, or a policy that makes no progress.
@@ -139,7 +157,7 @@ def decode(
             begin = time.perf_counter()
             _predict(
                 found, own_r, rows_R, place_RK, masked_RK, z_BL, left_R / (length - first),
-                denoisers[role], role, policy, plan.decoding, process, ids, blocks,
+                denoisers[role], role, policy, plan.decoding, process, ids, blocks, forced,
             )  # fmt: skip
             times = 2 if policy.guidance else 1
             usage[role].forwards_B[rows_R[own_r]] += times
@@ -149,7 +167,7 @@ def decode(
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
         view = CommitView(
             masked_BK=masked_RK,
-            token_BK=found.token,
+            likeliest_BK=found.likeliest,
             confidence_BK=found.confidence,
             margin_BK=found.margin,
             entropy_BK=found.entropy,
@@ -163,6 +181,8 @@ def decode(
         commit_RK = decision.commit_BK & masked_RK
         row_N, place_N = commit_RK.nonzero(as_tuple=True)
         z_BL[rows_R[row_N], place_RK[row_N, place_N]] = found.token[row_N, place_N]
+        if forced is not None:
+            forced.nats_B.index_add_(0, rows_R[row_N], found.nats[row_N, place_N])
         for name, value in decision.history.items():
             blocks.history[name][rows_R] = value
         blocks.call_B[rows_R] += 1
@@ -246,6 +266,7 @@ def _predict(
     process: MaskedProcess,
     ids: SequenceIds,
     blocks: _Blocks,
+    forced: Forced | None,
 ) -> None:
     """Fill `found` for the rows `own_r` of those that run."""
     rows_r = rows_R[own_r]
@@ -265,11 +286,19 @@ def _predict(
         if blind is not None:
             blind_CV = logits_of(denoiser, blind, row_C, position_C)
             logits_CV = blind_CV + (policy.guidance + 1.0) * (logits_CV - blind_CV)
-        token_C = draw(logits_CV, ids.pick(rows_r[row_C]), position_C, decoding, process, role)
-        log_q_CV = logits_CV.double().log_softmax(dim=-1)  # of all ids, as the published rules
         at = own_r[row_C], place_C
-        found.token[at] = token_C
-        found.confidence[at] = log_q_CV.gather(1, token_C[:, None])[:, 0].exp()
+        if forced is None:
+            ids_C = ids.pick(rows_r[row_C])
+            token_C = draw(logits_CV, ids_C, position_C, decoding, process, role)
+        else:
+            token_C = forced.text_BL[rows_r[row_C], position_C]
+            log_p_CV = process.log_p_x(logits_CV)
+            found.nats[at] = -log_p_CV.gather(1, token_C[:, None])[:, 0]
+        likeliest_C = process.scores(logits_CV).argmax(dim=-1)
+        counts_C = token_C if policy.confidence == "drawn" else likeliest_C
+        log_q_CV = logits_CV.double().log_softmax(dim=-1)  # of all ids, as the published rules
+        found.token[at], found.likeliest[at] = token_C, likeliest_C
+        found.confidence[at] = log_q_CV.gather(1, counts_C[:, None])[:, 0].exp()
         if "margin" in policy.needs:
             top_C2 = log_q_CV.topk(2, dim=-1).values.exp()
             found.margin[at] = top_C2[:, 0] - top_C2[:, 1]

@@ -1,0 +1,80 @@
+"""The exact likelihood of texts under a policy (DUEL, 2603.01367) [P].
+
+Where positions depend on predictions alone, never on drawn tokens, a text is reached along one
+path only, so log p(x) is the sum of log p(x_i | what was committed before i) along it: the
+policy's own score of held-out text, as the scheduled NELBO is that of random order. An argmax
+decode is a point mass, so tokens are drawn at temperature 1.
+
+Legend: S texts, L positions, P given positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from schedlab.denoisers.base import Denoiser
+from schedlab.errors import InputError
+from schedlab.metrics.nelbo import Bound
+from schedlab.plan import Plan
+from schedlab.policies import COMMIT_POLICIES, commit_policy
+from schedlab.processes import MaskedProcess
+from schedlab.results.seed_block import SeedBlock
+from schedlab.sampling import SequenceIds, decode
+from schedlab.sampling.decode import Forced
+
+
+def duel(
+    plan: Plan,
+    denoisers: Mapping[str, Denoiser],
+    process: MaskedProcess,
+    tokens_SL: NDArray[np.int64],
+    *,
+    prefix_length: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+) -> Bound:
+    """-log p(x) of every text under a plan, exactly.
+
+    Args:
+        plan: its policy must qualify, see `refusal`.
+        denoisers, process: as for sampling.
+        tokens_SL: (S, L) texts of the plan's length.
+        prefix_length: P, given tokens, which are not scored.
+        batch_size: texts at a time.
+        device: where the denoisers are.
+
+    Raises:
+        InputError: the policy has no exact likelihood, or texts of another length.
+    """
+    reason = refusal(plan)
+    if reason is not None:
+        raise InputError(f"policy {plan.policy}: texts have no exact likelihood: {reason}")
+    S, L = tokens_SL.shape
+    if plan.length != L:
+        raise InputError(f"texts must have the plan's length {plan.length}, got {L}")
+    nats: list[NDArray[np.float64]] = []
+    for begin in range(0, S, batch_size):
+        text_BL = torch.from_numpy(tokens_SL[begin : begin + batch_size]).to(device)
+        B = len(text_BL)
+        forced = Forced(text_BL, torch.zeros(B, dtype=torch.float64, device=device))
+        prefix_BP = text_BL[:, :prefix_length] if prefix_length else None
+        ids = SequenceIds.of([SeedBlock(seed=0, first=0, size=B)], device=device)  # draws nothing
+        decode(plan, denoisers, process, ids, prefix_BP, forced=forced)
+        nats.append(forced.nats_B.cpu().numpy())
+    return Bound(np.concatenate(nats), np.full(S, L - prefix_length))
+
+
+def refusal(plan: Plan) -> str | None:
+    """Why texts have no exact likelihood under a plan; None where they have."""
+    if plan.policy.name not in COMMIT_POLICIES:
+        return "its order is random; a bound is what the analysis and `metrics.nelbo` give"
+    policy = commit_policy(plan.policy.name, plan.policy.parameters)
+    if policy.confidence != "likeliest":
+        return "positions depend on the drawn tokens; set its parameter confidence = 'likeliest'"
+    if plan.decoding.temperature != 1 or plan.decoding.top_p != 1:
+        return "tokens must be drawn at temperature 1 and top-p 1"
+    return None
