@@ -62,7 +62,7 @@ def setting(smoke: bool) -> dict[str, int]:
     """How much of everything."""
     return {
         "test_windows": 32 if smoke else 502,
-        "levels": 2 if smoke else 8,
+        "levels": 2 if smoke else 4,
         "length": 16 if smoke else 64,
         "num_steps": 16 if smoke else 40,
         "num_segments": 4 if smoke else 10,

@@ -40,6 +40,7 @@ from schedlab.pipeline.run_folder import (
 from schedlab.pipeline.threads import choose_threads
 from schedlab.pipeline.workers import ParallelEvaluator
 from schedlab.plan.plan import DenoiserRef, FileRef
+from schedlab.policies import check_policy
 from schedlab.report import build_report
 from schedlab.results import Store
 from schedlab.results.environment_file import (
@@ -74,6 +75,7 @@ class Run:
     @cached_property
     def lab(self) -> Lab:
         """Denoisers, scorer and the rest; what the folder was begun with, or refused."""
+        check_policy(self.job.plan.policy)
         self.reporter.stage("loading models")
         lab = build_lab(self.job.lab)
         check_unchanged(lab, self.folder)
