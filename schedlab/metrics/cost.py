@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.plan import Plan
-from schedlab.policies import COMMIT_POLICIES, commit_policy
+from schedlab.policies import COMMIT_POLICIES, REMASK_POLICIES, commit_policy, remask_policy
+from schedlab.policies.remdm import RemaskView
 from schedlab.processes import alpha, time_grid
 from schedlab.results.plan_cost import PlanCost
 from schedlab.results.record import RoleCost
@@ -109,6 +111,21 @@ def _with_guidance(
     return calls_T, calls_T * (block + 1) / 2
 
 
+def _remasking(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    """Every position is masked with probability 1 - alpha_t throughout, and revealed with the
+    policy's probability then."""
+    policy = remask_policy(plan.policy.name, plan.policy.parameters)
+    grid = time_grid(plan.time_grid, plan.num_steps).tolist()
+    share_T = np.zeros(plan.num_steps)
+    for k in range(plan.num_steps):
+        masked = torch.arange(num_free)[None] >= round((1.0 - grid[k]) * num_free)
+        ones = torch.ones(masked.shape, dtype=torch.float64)
+        view = RemaskView(grid[k], grid[k + 1], masked, ones, torch.ones_like(masked))
+        reveal = policy.chances(view).reveal.expand(masked.shape)
+        share_T[k] = float((reveal * masked).sum()) / num_free
+    return 1.0 - (1.0 - share_T) ** num_free, share_T * num_free
+
+
 STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
     "ancestral": _ancestral,
     "random_order": _random_order,
@@ -117,6 +134,7 @@ STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
         name: _by_share if policy.by_share else _by_calls
         for name, policy in COMMIT_POLICIES.items()
     },
+    **dict.fromkeys(REMASK_POLICIES, _remasking),
 }
 """By policy: expected forwards and positions that the head reads per step, float64 (T,) each; at
 most so many where the predictions decide."""

@@ -55,6 +55,10 @@ PolicyName = Literal[
     "klass",
     "stdd",
     "dilated",
+    "remdm_cap",
+    "remdm_rescale",
+    "remdm_conf",
+    "remdm_loop",
 ]
 
 

@@ -1,6 +1,7 @@
 """Policies, one per file: pure tensor functions on a view of the step.
 
-Timestep policies decide before the prediction, commit policies by it.
+Timestep policies decide before the prediction, commit policies by it, remask policies also take
+tokens back.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from schedlab.policies.factor import Factor
 from schedlab.policies.klass import Klass
 from schedlab.policies.low_confidence import LowConfidence
 from schedlab.policies.random_order import RandomOrder
+from schedlab.policies.remdm import RemaskPolicy, RemdmCap, RemdmConf, RemdmLoop, RemdmRescale
 from schedlab.policies.stdd import Stdd
 from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
@@ -41,6 +43,13 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "dilated": Dilated,
 }
 
+REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {
+    "remdm_cap": RemdmCap,
+    "remdm_rescale": RemdmRescale,
+    "remdm_conf": RemdmConf,
+    "remdm_loop": RemdmLoop,
+}
+
 FIRST_HITTING = "first_hitting"
 """Continuous time: no steps to decide anything at, see `schedlab.sampling.timetable`."""
 
@@ -57,6 +66,11 @@ def commit_policy(name: str, parameters: dict[str, Any]) -> CommitPolicy:
     return _built(COMMIT_POLICIES, name, parameters)
 
 
+def remask_policy(name: str, parameters: dict[str, Any]) -> RemaskPolicy:
+    """The policy of that name with these parameters."""
+    return _built(REMASK_POLICIES, name, parameters)
+
+
 def check_policy(spec: PolicySpec) -> None:
     """Refuse a policy with parameters that it does not have."""
     if spec.name == FIRST_HITTING:
@@ -66,6 +80,8 @@ def check_policy(spec: PolicySpec) -> None:
             )
     elif spec.name in COMMIT_POLICIES:
         commit_policy(spec.name, spec.parameters)
+    elif spec.name in REMASK_POLICIES:
+        remask_policy(spec.name, spec.parameters)
     else:
         timestep_policy(spec.name, spec.parameters)
 
@@ -99,6 +115,7 @@ def _built(
 __all__ = [
     "COMMIT_POLICIES",
     "FIRST_HITTING",
+    "REMASK_POLICIES",
     "TIMESTEP_POLICIES",
     "Ancestral",
     "CommitPolicy",
@@ -107,5 +124,6 @@ __all__ = [
     "TimestepPolicy",
     "check_policy",
     "commit_policy",
+    "remask_policy",
     "timestep_policy",
 ]

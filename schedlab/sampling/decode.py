@@ -12,10 +12,9 @@ N predicted positions, V vocabulary, T steps.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,14 +24,12 @@ from schedlab.plan import Decoding, Plan
 from schedlab.policies import commit_policy
 from schedlab.policies.commit import CommitPolicy, CommitView
 from schedlab.processes import MaskedProcess
-from schedlab.sampling.draw import CPU_DRAW_ENTRIES, GPU_DRAW_ENTRIES, draw
+from schedlab.sampling.draw import draw, head_chunks
 from schedlab.sampling.events import Work
-from schedlab.sampling.forwards import HEAD_ROWS, call_rows, logits_of, trunk_of
-from schedlab.sampling.lanes import Sampled
+from schedlab.sampling.forwards import call_rows, logits_of, trunk_of
 from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
-CALLS_PER_BATCH = 4
 Trace = Callable[[Tensor], None]
 
 
@@ -278,9 +275,7 @@ def _predict(
         blind_rL[:, : blocks.first] = process.mask_id
         blind = trunk_of(denoiser, blind_rL, t_r)
     row_N, place_N = masked_RK[own_r].nonzero(as_tuple=True)
-    entries = CPU_DRAW_ENTRIES if z_BL.device.type == "cpu" else GPU_DRAW_ENTRIES
-    size = max(1, entries // process.vocab_size // HEAD_ROWS) * HEAD_ROWS
-    for row_C, place_C in zip(row_N.split(size), place_N.split(size), strict=True):
+    for row_C, place_C in head_chunks(row_N, place_N, process, z_BL.device):
         position_C = place_RK[own_r[row_C], place_C]
         logits_CV = logits_of(denoiser, trunk, row_C, position_C)
         if blind is not None:
@@ -312,57 +307,3 @@ def _predict(
             found.divergence[at] = moved_C.masked_fill(blocks.fresh_BK[where], torch.inf)
             blocks.log_q_BKV[where] = log_q_CV.float()
             blocks.fresh_BK[where] = False
-
-
-def decode_family(
-    plans: Sequence[Plan],
-    places: Sequence[int],
-    denoisers: Mapping[str, Denoiser],
-    process: MaskedProcess,
-    ids: SequenceIds,
-    prefix_BP: Tensor | None,
-    *,
-    work: Work,
-    progress: Callable[[], None],
-) -> Iterator[Sampled]:
-    """Plans of one family, each by itself on the same noise, batch after batch of sequences.
-
-    Args:
-        plans: they differ in the model schedule alone.
-        places: of the plans, for the results.
-        denoisers, process, ids, prefix_BP, work: as for `decode`.
-        progress: called after every batch.
-    """
-    size = CALLS_PER_BATCH * call_rows(plans[0].length, ids.seed_B.device)
-    for begin in range(0, len(ids), size):
-        rows = torch.arange(begin, min(begin + size, len(ids)), device=ids.seed_B.device)
-        prefix_bP = None if prefix_BP is None else prefix_BP[rows]
-        states = [
-            decode(plan, denoisers, process, ids.pick(rows), prefix_bP, work=work)
-            for plan in plans
-        ]
-        progress()
-        roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
-        nothing = torch.zeros_like(states[0].ids.seed_B)
-        forwards, heads = (
-            {
-                role: torch.stack(
-                    [getattr(s.usage[role], name) if role in s.usage else nothing for s in states]
-                )
-                .cpu()
-                .numpy()
-                for role in roles
-            }
-            for name in ("forwards_B", "head_positions_B")
-        )
-        tokens_NbL = torch.stack([state.z_BL for state in states]).to(torch.int32).cpu().numpy()
-        for row in range(tokens_NbL.shape[1]):
-            unique_UL, text_N = np.unique(tokens_NbL[:, row], axis=0, return_inverse=True)
-            yield Sampled(
-                sequence=begin + row,
-                plans=tuple(places),
-                tokens_UL=unique_UL,
-                text_N=text_N.reshape(-1),
-                forwards={role: found[:, row] for role, found in forwards.items()},
-                head_positions={role: found[:, row] for role, found in heads.items()},
-            )

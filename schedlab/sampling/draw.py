@@ -6,6 +6,8 @@ of the N.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,15 @@ def draw_tokens(
     return torch.cat(tokens)
 
 
+def head_chunks(
+    row_N: Tensor, position_N: Tensor, process: MaskedProcess, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(row, position) in parts that a head and a draw take at once."""
+    entries = CPU_DRAW_ENTRIES if device.type == "cpu" else GPU_DRAW_ENTRIES
+    size = max(1, entries // process.vocab_size // HEAD_ROWS) * HEAD_ROWS
+    return zip(row_N.split(size), position_N.split(size), strict=True)
+
+
 def draw(
     logits_CV: Tensor,
     ids_C: SequenceIds,
@@ -67,6 +78,7 @@ def draw(
     decoding: Decoding,
     process: MaskedProcess,
     role: str,
+    visit: int = 0,
 ) -> Tensor:
     """Gumbel-max in float64, int64 (C,); at temperature 0 the likeliest token.
 
@@ -74,6 +86,7 @@ def draw(
         logits_CV: at picked positions.
         ids_C, position_C: their addresses.
         decoding, process, role: as for `draw_tokens`.
+        visit: of the positions, part of the addresses.
 
     Raises:
         SchedlabError: logits that are not finite.
@@ -85,7 +98,7 @@ def draw(
             scores_CV = process.scores(logits_CV, decoding.temperature)
         else:
             scores_CV = process.log_p_x(logits_CV, decoding.temperature, decoding.top_p)
-        scores_CV += gumbels(ids_C, Purpose.TOKEN, position_C, 0, process.vocab_size)
+        scores_CV += gumbels(ids_C, Purpose.TOKEN, position_C, visit, process.vocab_size)
     best_C, token_C = scores_CV.max(-1)
     if not torch.isfinite(best_C).all():  # max propagates NaN; all -inf cannot be drawn from
         raise SchedlabError(

@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     TOKEN = 2
     FORWARD = 3
     LEVEL = 4
+    REMASK = 5
 
 
 @dataclass(frozen=True)

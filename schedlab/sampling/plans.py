@@ -1,21 +1,31 @@
-"""Any plans on common noise: each by the sampler that can run its policy."""
+"""Any plans on common noise: each by the sampler that can run its policy.
+
+Legend: B sequences, P given positions, b sequences of a batch, L positions, N plans, U texts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser
 from schedlab.plan import Plan, families_of
-from schedlab.policies import COMMIT_POLICIES
+from schedlab.policies import COMMIT_POLICIES, REMASK_POLICIES
 from schedlab.processes import MaskedProcess
-from schedlab.sampling.decode import decode_family
+from schedlab.sampling.decode import decode
 from schedlab.sampling.events import Work, sample_events
+from schedlab.sampling.forwards import call_rows
 from schedlab.sampling.lanes import Sampled
 from schedlab.sampling.noise import SequenceIds
+from schedlab.sampling.remask import remask
+from schedlab.sampling.sampler import State
+
+CALLS_PER_BATCH = 4
+ByItself = Callable[[Plan, SequenceIds, Tensor | None], State]
 
 
 @torch.inference_mode()
@@ -32,24 +42,66 @@ def sample_plans(
     """Run plans on sequences; every (family, sequence) once, as soon as it is finished.
 
     Policies that decide before the prediction go through the event sampler, where plans share
-    forwards; those that decide by it through `decode`, each plan by itself.
+    forwards; the others through `decode` or `remask`, each plan by itself.
 
     Args:
         plans, denoisers, process, ids, prefix_BP, work, progress: as for `sample_events`.
     """
     work = Work() if work is None else work
-    places = range(len(plans))
-    by_prediction = [n for n in places if plans[n].policy.name in COMMIT_POLICIES]
-    others = [n for n in places if plans[n].policy.name not in COMMIT_POLICIES]
-    if others:
+    own_loop = COMMIT_POLICIES.keys() | REMASK_POLICIES.keys()
+    events = [n for n, plan in enumerate(plans) if plan.policy.name not in own_loop]
+    others = [n for n, plan in enumerate(plans) if plan.policy.name in own_loop]
+    if events:
         for found in sample_events(
-            [plans[n] for n in others], denoisers, process, ids, prefix_BP, work=work,
+            [plans[n] for n in events], denoisers, process, ids, prefix_BP, work=work,
             progress=progress,
         ):  # fmt: skip
-            yield replace(found, plans=tuple(others[n] for n in found.plans))
-    for family in families_of([plans[n] for n in by_prediction]):
-        own = [by_prediction[n] for n in family]
-        yield from decode_family(
-            [plans[n] for n in own], own, denoisers, process, ids, prefix_BP, work=work,
-            progress=progress,
-        )  # fmt: skip
+            yield replace(found, plans=tuple(events[n] for n in found.plans))
+
+    def by_itself(plan: Plan, ids_b: SequenceIds, prefix_bP: Tensor | None) -> State:
+        run = decode if plan.policy.name in COMMIT_POLICIES else remask
+        return run(plan, denoisers, process, ids_b, prefix_bP, work=work)
+
+    for family in families_of([plans[n] for n in others]):
+        own = [others[n] for n in family]
+        yield from _family([plans[n] for n in own], own, by_itself, ids, prefix_BP, progress)
+
+
+def _family(
+    plans: Sequence[Plan],
+    places: Sequence[int],
+    by_itself: ByItself,
+    ids: SequenceIds,
+    prefix_BP: Tensor | None,
+    progress: Callable[[], None],
+) -> Iterator[Sampled]:
+    """Plans that differ in the model schedule alone, batch after batch of sequences."""
+    device = ids.seed_B.device
+    size = CALLS_PER_BATCH * call_rows(plans[0].length, device)
+    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
+    for rows_b in torch.arange(len(ids), device=device).split(size):
+        prefix_bP = None if prefix_BP is None else prefix_BP[rows_b]
+        states = [by_itself(plan, ids.pick(rows_b), prefix_bP) for plan in plans]
+        progress()
+        forwards, heads = (
+            {role: _counted(states, role, name) for role in roles}
+            for name in ("forwards_B", "head_positions_B")
+        )
+        tokens_NbL = torch.stack([state.z_BL for state in states]).to(torch.int32).cpu().numpy()
+        for row, sequence in enumerate(rows_b.tolist()):
+            unique_UL, text_N = np.unique(tokens_NbL[:, row], axis=0, return_inverse=True)
+            yield Sampled(
+                sequence=sequence,
+                plans=tuple(places),
+                tokens_UL=unique_UL,
+                text_N=text_N.reshape(-1),
+                forwards={role: found[:, row] for role, found in forwards.items()},
+                head_positions={role: found[:, row] for role, found in heads.items()},
+            )
+
+
+def _counted(states: Sequence[State], role: str, name: str) -> np.ndarray:
+    """What plans asked of a role, (N, b)."""
+    nothing = torch.zeros_like(states[0].ids.seed_B)
+    found = [getattr(s.usage[role], name) if role in s.usage else nothing for s in states]
+    return torch.stack(found).cpu().numpy()
