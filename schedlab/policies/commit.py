@@ -32,7 +32,7 @@ class CommitView:
 
     Args:
         masked_BK: which positions are masked; the rest of the fields mean something there only.
-        likeliest_BK: the likeliest token.
+        token_BK: the token that the confidence is of.
         confidence_BK: probability of the token that would be committed, or of the likeliest one,
             as the policy says, float64; -inf elsewhere.
         margin_BK: difference of the two largest probabilities, where it was asked for.
@@ -46,7 +46,7 @@ class CommitView:
     """
 
     masked_BK: Tensor
-    likeliest_BK: Tensor
+    token_BK: Tensor
     confidence_BK: Tensor
     margin_BK: Tensor | None
     entropy_BK: Tensor | None

@@ -69,7 +69,7 @@ class Stdd(CommitPolicy):
         past = view.history
         last_BKW = torch.cat((past["confidence"][..., 1:], now_BK[..., None]), dim=-1)
         seen_BK = past["seen"] + 1
-        same_BK = torch.where(view.likeliest_BK == past["token"], past["same"] + 1, 1)
+        same_BK = torch.where(view.token_BK == past["token"], past["same"] + 1, 1)
         spread_BK = torch.where(
             seen_BK >= self.window, last_BKW.std(dim=-1, correction=0), self.unseen_spread
         )
@@ -81,7 +81,7 @@ class Stdd(CommitPolicy):
         history = {
             "confidence": last_BKW,
             "seen": seen_BK,
-            "token": view.likeliest_BK,
+            "token": view.token_BK,
             "same": same_BK,
         }
         return Decision(with_best(now_BK >= threshold_BK, view), history)

@@ -164,7 +164,7 @@ def decode(
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
         view = CommitView(
             masked_BK=masked_RK,
-            likeliest_BK=found.likeliest,
+            token_BK=found.likeliest,
             confidence_BK=found.confidence,
             margin_BK=found.margin,
             entropy_BK=found.entropy,
@@ -289,21 +289,26 @@ def _predict(
             token_C = forced.text_BL[rows_r[row_C], position_C]
             log_p_CV = process.log_p_x(logits_CV)
             found.nats[at] = -log_p_CV.gather(1, token_C[:, None])[:, 0]
-        likeliest_C = process.scores(logits_CV).argmax(dim=-1)
+        is_likeliest = forced is None and decoding.temperature == 0
+        if is_likeliest or policy.confidence == "drawn":
+            likeliest_C = token_C  # of drawn tokens nobody asks which is the likeliest
+        else:
+            likeliest_C = process.scores(logits_CV, dtype=logits_CV.dtype).argmax(dim=-1)
         counts_C = token_C if policy.confidence == "drawn" else likeliest_C
-        log_q_CV = logits_CV.double().log_softmax(dim=-1)  # of all ids, as the published rules
+        # Of all ids and in the precision of the logits, as the published rules.
+        log_q_CV = logits_CV.log_softmax(dim=-1)
         found.token[at], found.likeliest[at] = token_C, likeliest_C
-        found.confidence[at] = log_q_CV.gather(1, counts_C[:, None])[:, 0].exp()
+        found.confidence[at] = log_q_CV.gather(1, counts_C[:, None])[:, 0].double().exp()
         if "margin" in policy.needs:
-            top_C2 = log_q_CV.topk(2, dim=-1).values.exp()
+            top_C2 = log_q_CV.topk(2, dim=-1).values.double().exp()
             found.margin[at] = top_C2[:, 0] - top_C2[:, 1]
         if "entropy" in policy.needs:
             q_CV = log_q_CV.exp()
-            found.entropy[at] = -(q_CV * (q_CV + 1e-10).log()).sum(dim=-1)
+            found.entropy[at] = -(q_CV * (q_CV + 1e-10).log()).sum(dim=-1).double()
         if blocks.log_q_BKV is not None:
             where = rows_r[row_C], place_C
-            before_CV = blocks.log_q_BKV[where].double()
-            moved_C = (log_q_CV.exp() * (log_q_CV - before_CV)).sum(dim=-1)
+            before_CV = blocks.log_q_BKV[where]
+            moved_C = (log_q_CV.exp() * (log_q_CV - before_CV)).sum(dim=-1).double()
             found.divergence[at] = moved_C.masked_fill(blocks.fresh_BK[where], torch.inf)
             blocks.log_q_BKV[where] = log_q_CV.float()
             blocks.fresh_BK[where] = False

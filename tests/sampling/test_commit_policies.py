@@ -154,7 +154,7 @@ def view_of(confidence, entropy=None, divergence=None, masked=None, **values) ->
     masked_BK = torch.ones_like(confidence_BK, dtype=torch.bool) if masked is None else masked
     given = {
         "masked_BK": masked_BK,
-        "likeliest_BK": torch.zeros_like(confidence_BK, dtype=torch.int64),
+        "token_BK": torch.zeros_like(confidence_BK, dtype=torch.int64),
         "confidence_BK": confidence_BK.masked_fill(~masked_BK, -torch.inf),
         "margin_BK": None,
         "entropy_BK": entropy,
@@ -286,7 +286,7 @@ def test_one_step_is_that_of_the_engines(golden: Path, threshold: float) -> None
     rows = masked.any(dim=1)
     likeliest = logits[..., :47].argmax(-1)
     confidence = logits.double().softmax(-1).gather(-1, likeliest[..., None])[..., 0]
-    view = view_of(confidence[rows], masked=masked[rows], likeliest_BK=likeliest[rows])
+    view = view_of(confidence[rows], masked=masked[rows], token_BK=likeliest[rows])
     chosen = commit_policy("threshold", {"threshold": threshold}).commit(view).commit_BK
     expected = tokens.clone()
     expected[rows] = torch.where(chosen, likeliest[rows], tokens[rows])
