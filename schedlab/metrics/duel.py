@@ -73,6 +73,8 @@ def refusal(plan: Plan) -> str | None:
     if plan.policy.name not in COMMIT_POLICIES:
         return "its order is random; a bound is what the analysis and `metrics.nelbo` give"
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
+    if policy.revises:
+        return "it takes tokens back"
     if policy.confidence != "likeliest":
         return "positions depend on the drawn tokens; set its parameter confidence = 'likeliest'"
     if plan.decoding.temperature != 1 or plan.decoding.top_p != 1:

@@ -55,6 +55,8 @@ PolicyName = Literal[
     "klass",
     "stdd",
     "dilated",
+    "prophet",
+    "p2",
     "remdm_cap",
     "remdm_rescale",
     "remdm_conf",

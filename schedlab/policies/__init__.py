@@ -19,6 +19,8 @@ from schedlab.policies.entropy_bound import EntropyBound
 from schedlab.policies.factor import Factor
 from schedlab.policies.klass import Klass
 from schedlab.policies.low_confidence import LowConfidence
+from schedlab.policies.p2 import P2
+from schedlab.policies.prophet import Prophet
 from schedlab.policies.random_order import RandomOrder
 from schedlab.policies.remdm import RemaskPolicy, RemdmCap, RemdmConf, RemdmLoop, RemdmRescale
 from schedlab.policies.stdd import Stdd
@@ -41,6 +43,8 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "klass": Klass,
     "stdd": Stdd,
     "dilated": Dilated,
+    "prophet": Prophet,
+    "p2": P2,
 }
 
 REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from schedlab.errors import InputError
 
-Statistic = Literal["margin", "entropy", "divergence"]
+Statistic = Literal["margin", "gap", "entropy", "divergence"]
 History = Mapping[str, Tensor]
 """What a policy remembers of the active block, by name, (B, K, ...); new blocks start anew."""
 
@@ -31,11 +31,15 @@ class CommitView:
     """Predictions of one call, at the masked positions of the active block.
 
     Args:
-        masked_BK: which positions are masked; the rest of the fields mean something there only.
+        masked_BK: which positions are masked.
+        judged_BK: which positions were predicted: the masked ones, and for policies that revise
+            the committed ones of the block; the rest of the fields mean something there only.
         token_BK: the token that the confidence is of.
         confidence_BK: probability of the token that would be committed, or of the likeliest one,
-            as the policy says, float64; -inf elsewhere.
+            as the policy says; of committed tokens that of the token itself; float64, -inf
+            elsewhere.
         margin_BK: difference of the two largest probabilities, where it was asked for.
+        gap_BK: the same of the two largest logits, where it was asked for.
         entropy_BK: of the prediction, in nats, where it was asked for.
         divergence_BK: KL of the prediction from that of the call before, in nats, infinite at the
             first call of a block, where it was asked for.
@@ -46,9 +50,11 @@ class CommitView:
     """
 
     masked_BK: Tensor
+    judged_BK: Tensor
     token_BK: Tensor
     confidence_BK: Tensor
     margin_BK: Tensor | None
+    gap_BK: Tensor | None
     entropy_BK: Tensor | None
     divergence_BK: Tensor | None
     call_B: Tensor
@@ -59,10 +65,11 @@ class CommitView:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is committed, bool (B, K), and what is remembered of the block."""
+    """What is committed, bool (B, K), what is remembered of the block, and what is taken back."""
 
     commit_BK: Tensor
     history: History
+    remask_BK: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class CommitPolicy:
         needs: statistics beside the confidence.
         by_share: the model schedule's steps are equal shares of the tokens instead of calls: for
             policies whose calls are not known beforehand.
+        revises: whether committed tokens of the block are predicted too, and may be taken back.
     """
 
     block_length: int = 32
@@ -90,6 +98,7 @@ class CommitPolicy:
     confidence: str = "drawn"
     needs: ClassVar[tuple[Statistic, ...]] = ()
     by_share: ClassVar[bool] = True
+    revises: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("block_length", "guidance"):

@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser
 from schedlab.errors import SchedlabError
-from schedlab.plan import Decoding, Plan
+from schedlab.plan import Plan
 from schedlab.policies import commit_policy
 from schedlab.policies.commit import CommitPolicy, CommitView
 from schedlab.processes import MaskedProcess
@@ -44,61 +45,6 @@ class Forced:
 
     text_BL: Tensor
     nats_B: Tensor
-
-
-@dataclass
-class _Blocks:
-    """Where every sequence stands.
-
-    Args:
-        first: position of the first block.
-        size: K.
-        count: blocks of a sequence.
-        block_B: active block; `count` where all are finished.
-        call_B: calls it had.
-        masks_B: masks it had at its first call.
-        history: what the policy remembers of it.
-        log_q_BKV: its last prediction, where the policy compares with it.
-        fresh_BK: where there is none yet.
-    """
-
-    first: int
-    size: int
-    count: int
-    block_B: Tensor
-    call_B: Tensor
-    masks_B: Tensor
-    history: dict[str, Tensor]
-    log_q_BKV: Tensor | None
-    fresh_BK: Tensor
-
-    def places(self, rows_R: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """(R, K) positions of the active blocks, within the text, and which of them exist."""
-        place_K = torch.arange(self.size, device=rows_R.device)
-        place_RK = self.first + self.block_B[rows_R, None] * self.size + place_K
-        return place_RK.clamp(max=length - 1), place_RK < length
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    """Statistics of one call, (R, K) each."""
-
-    token: Tensor
-    likeliest: Tensor
-    confidence: Tensor
-    margin: Tensor
-    entropy: Tensor
-    divergence: Tensor
-    nats: Tensor
-
-    @classmethod
-    def empty(cls, rows: int, size: int, device: torch.device) -> _Predicted:
-        numbers = [
-            torch.full((rows, size), value, dtype=torch.float64, device=device)
-            for value in (-torch.inf, 0.0, 0.0, torch.inf, 0.0)
-        ]
-        tokens = [torch.zeros((rows, size), dtype=torch.int64, device=device) for _ in range(2)]
-        return cls(*tokens, *numbers)
 
 
 @torch.inference_mode()
@@ -125,190 +71,308 @@ def decode(
         SchedlabError: logits that are not finite, or a policy that makes no progress.
     """
     check_roles(plan, denoisers)
-    policy = commit_policy(plan.policy.name, plan.policy.parameters)
     state = start(plan, process, ids, prefix_BP)
-    z_BL = state.z_BL.clone()
-    device, length = z_BL.device, plan.length
     first = 0 if prefix_BP is None else prefix_BP.shape[1]
-    blocks = _begin(policy, z_BL, first, process)
-    num_calls = max(1, plan.num_steps // blocks.count)
-    roles = list(plan.model_schedule.roles)
-    role_of_T = torch.tensor([roles.index(r) for r in plan.model_schedule.steps], device=device)
+    run = _Run.begin(plan, process, ids, state.z_BL, first, forced)
+    role_of_T = np.array(plan.model_schedule.steps)
     usage = {
-        role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B)) for role in roles
+        role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B))
+        for role in plan.model_schedule.roles
     }
-    rows_R = torch.arange(len(ids), device=device)
-    most_calls = blocks.size + num_calls
+    rows_R = torch.arange(len(ids), device=ids.seed_B.device)
     while rows_R.numel():
         if trace is not None:
-            trace(z_BL.clone())
-        place_RK, exists_RK = blocks.places(rows_R, length)
-        masked_RK = exists_RK & (z_BL[rows_R[:, None], place_RK] == process.mask_id)
-        left_R = (z_BL[rows_R, first:] == process.mask_id).sum(dim=-1)
-        step_R = _step(policy, plan, blocks, rows_R, left_R, num_calls, length - first)
-        found = _Predicted.empty(len(rows_R), blocks.size, device)
-        for number, role in enumerate(roles):
-            own_r = (role_of_T[step_R] == number).nonzero().squeeze(-1)
-            if own_r.numel() == 0:
-                continue
+            trace(run.z_BL.clone())
+        call = run.call(rows_R)
+        role_R = role_of_T[run.steps(call).cpu().numpy()]
+        for role in dict.fromkeys(role_R.tolist()):
+            own_r = torch.from_numpy((role_R == role).nonzero()[0]).to(rows_R.device)
             begin = time.perf_counter()
-            _predict(
-                found, own_r, rows_R, place_RK, masked_RK, z_BL, left_R / (length - first),
-                denoisers[role], role, policy, plan.decoding, process, ids, blocks, forced,
-            )  # fmt: skip
-            times = 2 if policy.guidance else 1
+            run.predict(call, own_r, denoisers[role], role)
+            times = 2 if run.policy.guidance else 1
             usage[role].forwards_B[rows_R[own_r]] += times
-            usage[role].head_positions_B[rows_R[own_r]] += times * masked_RK[own_r].sum(dim=-1)
+            heads_r = times * call.asked_RK[own_r].sum(dim=-1)
+            usage[role].head_positions_B[rows_R[own_r]] += heads_r
             if work is not None:
-                calls = times * -(-len(own_r) // call_rows(length, device))
+                calls = times * -(-len(own_r) // call_rows(plan.length, rows_R.device))
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
-        view = CommitView(
-            masked_BK=masked_RK,
-            token_BK=found.likeliest,
-            confidence_BK=found.confidence,
-            margin_BK=found.margin,
-            entropy_BK=found.entropy,
-            divergence_BK=found.divergence,
-            call_B=blocks.call_B[rows_R],
-            num_calls=num_calls,
-            masks_B=blocks.masks_B[rows_R],
-            history={name: value[rows_R] for name, value in blocks.history.items()},
+        run.commit(call)
+        rows_R = rows_R[run.block_B[rows_R] < run.num_blocks]
+    return replace(state, z_BL=run.z_BL, usage=usage)
+
+
+@dataclass
+class _Call:
+    """One call of the rows that run: where they stand, and what was predicted, (R, K) each.
+
+    Args:
+        rows_R: of the batch.
+        place_RK: positions of the active blocks, within the text.
+        masked_RK: those that exist and are masked.
+        asked_RK: those that are predicted; the rest means something there only.
+        left_R: masks of every sequence.
+        token_RK: what would be committed.
+        judged_RK: the token that the confidence is of.
+        nats_RK: -log p of the token, where texts are given.
+    """
+
+    rows_R: Tensor
+    place_RK: Tensor
+    masked_RK: Tensor
+    asked_RK: Tensor
+    left_R: Tensor
+    token_RK: Tensor
+    judged_RK: Tensor
+    confidence_RK: Tensor
+    margin_RK: Tensor
+    gap_RK: Tensor
+    entropy_RK: Tensor
+    divergence_RK: Tensor
+    nats_RK: Tensor
+
+
+@dataclass
+class _Run:
+    """A decode on its way.
+
+    Args:
+        plan, policy, process, ids, forced: what is run.
+        z_BL: tokens.
+        first: position of the first block.
+        size: K.
+        num_blocks: of a sequence.
+        num_calls: that a block is to be finished in, by the plan's steps.
+        block_B: active block; `num_blocks` where all are finished.
+        call_B: calls it had.
+        masks_B: masks it had at its first call.
+        history: what the policy remembers of it.
+        log_q_BKV: its last prediction, where the policy compares with it.
+        fresh_BK: where there is none yet.
+        visit_BL: how often every position was taken back.
+    """
+
+    plan: Plan
+    policy: CommitPolicy
+    process: MaskedProcess
+    ids: SequenceIds
+    forced: Forced | None
+    z_BL: Tensor
+    first: int
+    size: int
+    num_blocks: int
+    num_calls: int
+    block_B: Tensor
+    call_B: Tensor
+    masks_B: Tensor
+    history: dict[str, Tensor]
+    log_q_BKV: Tensor | None
+    fresh_BK: Tensor
+    visit_BL: Tensor
+
+    @classmethod
+    def begin(
+        cls,
+        plan: Plan,
+        process: MaskedProcess,
+        ids: SequenceIds,
+        z_BL: Tensor,
+        first: int,
+        forced: Forced | None,
+    ) -> _Run:
+        """Before the first call."""
+        policy = commit_policy(plan.policy.name, plan.policy.parameters)
+        B, free, device = len(z_BL), plan.length - first, z_BL.device
+        size = min(policy.block_length or free, free)
+        num_blocks = -(-free // size)
+        zeros_B = torch.zeros(B, dtype=torch.int64, device=device)
+        masked_BK = torch.ones((B, size), dtype=torch.bool, device=device)
+        log_q_BKV = None
+        if "divergence" in policy.needs:
+            log_q_BKV = torch.zeros((B, size, process.vocab_size), device=device)
+        return cls(
+            plan=plan,
+            policy=policy,
+            process=process,
+            ids=ids,
+            forced=forced,
+            z_BL=z_BL.clone(),
+            first=first,
+            size=size,
+            num_blocks=num_blocks,
+            num_calls=max(1, plan.num_steps // num_blocks),
+            block_B=zeros_B,
+            call_B=zeros_B.clone(),
+            masks_B=zeros_B + size,
+            history=dict(policy.start(masked_BK)),
+            log_q_BKV=log_q_BKV,
+            fresh_BK=masked_BK.clone(),
+            visit_BL=torch.zeros_like(z_BL),
         )
-        decision = policy.commit(view)
-        commit_RK = decision.commit_BK & masked_RK
-        row_N, place_N = commit_RK.nonzero(as_tuple=True)
-        z_BL[rows_R[row_N], place_RK[row_N, place_N]] = found.token[row_N, place_N]
-        if forced is not None:
-            forced.nats_B.index_add_(0, rows_R[row_N], found.nats[row_N, place_N])
-        for name, value in decision.history.items():
-            blocks.history[name][rows_R] = value
-        blocks.call_B[rows_R] += 1
-        if int(blocks.call_B[rows_R].max()) > most_calls:
-            raise SchedlabError(f"policy {plan.policy.name!r} makes no progress; see its settings")
-        _next_blocks(policy, blocks, rows_R, z_BL, process)
-        rows_R = rows_R[blocks.block_B[rows_R] < blocks.count]
-    return replace(state, z_BL=z_BL, usage=usage)
 
+    def call(self, rows_R: Tensor) -> _Call:
+        """Where rows stand; nothing is predicted yet."""
+        place_RK, inside_RK, masked_RK = self._places(rows_R)
+        shape, device = masked_RK.shape, rows_R.device
 
-def _begin(policy: CommitPolicy, z_BL: Tensor, first: int, process: MaskedProcess) -> _Blocks:
-    B, length = z_BL.shape
-    free = length - first
-    size = min(policy.block_length or free, free)
-    zeros_B = torch.zeros(B, dtype=torch.int64, device=z_BL.device)
-    masked_BK = torch.ones((B, size), dtype=torch.bool, device=z_BL.device)
-    log_q_BKV = None
-    if "divergence" in policy.needs:
-        log_q_BKV = torch.zeros((B, size, process.vocab_size), device=z_BL.device)
-    return _Blocks(
-        first=first,
-        size=size,
-        count=-(-free // size),
-        block_B=zeros_B.clone(),
-        call_B=zeros_B.clone(),
-        masks_B=zeros_B + size,
-        history=dict(policy.start(masked_BK)),
-        log_q_BKV=log_q_BKV,
-        fresh_BK=masked_BK.clone(),
-    )
+        def filled(value: float) -> Tensor:
+            return torch.full(shape, value, dtype=torch.float64, device=device)
 
+        return _Call(
+            rows_R=rows_R,
+            place_RK=place_RK,
+            masked_RK=masked_RK,
+            asked_RK=inside_RK if self.policy.revises else masked_RK,
+            left_R=(self.z_BL[rows_R, self.first :] == self.process.mask_id).sum(dim=-1),
+            token_RK=torch.zeros(shape, dtype=torch.int64, device=device),
+            judged_RK=torch.zeros(shape, dtype=torch.int64, device=device),
+            confidence_RK=filled(-torch.inf),
+            margin_RK=filled(0.0),
+            gap_RK=filled(0.0),
+            entropy_RK=filled(0.0),
+            divergence_RK=filled(torch.inf),
+            nats_RK=filled(0.0),
+        )
 
-def _next_blocks(
-    policy: CommitPolicy, blocks: _Blocks, rows_R: Tensor, z_BL: Tensor, process: MaskedProcess
-) -> None:
-    """Go on to the next block where the active one is finished."""
-    length = z_BL.shape[1]
-    place_RK, exists_RK = blocks.places(rows_R, length)
-    masked_RK = exists_RK & (z_BL[rows_R[:, None], place_RK] == process.mask_id)
-    done_N = rows_R[~masked_RK.any(dim=-1)]
-    if done_N.numel() == 0:
-        return
-    blocks.block_B[done_N] += 1
-    blocks.call_B[done_N] = 0
-    _, exists_NK = blocks.places(done_N, length)
-    blocks.masks_B[done_N] = exists_NK.sum(dim=-1)  # blocks ahead are all masks
-    blocks.fresh_BK[done_N] = True
-    for name, value in policy.start(exists_NK).items():
-        blocks.history[name][done_N] = value
-
-
-def _step(
-    policy: CommitPolicy,
-    plan: Plan,
-    blocks: _Blocks,
-    rows_R: Tensor,
-    left_R: Tensor,
-    num_calls: int,
-    free: int,
-) -> Tensor:
-    """The step of the model schedule that every row stands at, (R,)."""
-    if policy.by_share:
-        step_R = (free - left_R) * plan.num_steps // free
-    else:
-        step_R = blocks.block_B[rows_R] * num_calls + blocks.call_B[rows_R]
-    return step_R.clamp(max=plan.num_steps - 1)
-
-
-def _predict(
-    found: _Predicted,
-    own_r: Tensor,
-    rows_R: Tensor,
-    place_RK: Tensor,
-    masked_RK: Tensor,
-    z_BL: Tensor,
-    t_R: Tensor,
-    denoiser: Denoiser,
-    role: str,
-    policy: CommitPolicy,
-    decoding: Decoding,
-    process: MaskedProcess,
-    ids: SequenceIds,
-    blocks: _Blocks,
-    forced: Forced | None,
-) -> None:
-    """Fill `found` for the rows `own_r` of those that run."""
-    rows_r = rows_R[own_r]
-    z_rL, t_r = z_BL[rows_r], t_R[own_r].double()
-    trunk = trunk_of(denoiser, z_rL, t_r)
-    blind = None
-    if policy.guidance:
-        blind_rL = z_rL.clone()
-        blind_rL[:, : blocks.first] = process.mask_id
-        blind = trunk_of(denoiser, blind_rL, t_r)
-    row_N, place_N = masked_RK[own_r].nonzero(as_tuple=True)
-    for row_C, place_C in head_chunks(row_N, place_N, process, z_BL.device):
-        position_C = place_RK[own_r[row_C], place_C]
-        logits_CV = logits_of(denoiser, trunk, row_C, position_C)
-        if blind is not None:
-            blind_CV = logits_of(denoiser, blind, row_C, position_C)
-            logits_CV = blind_CV + (policy.guidance + 1.0) * (logits_CV - blind_CV)
-        at = own_r[row_C], place_C
-        if forced is None:
-            ids_C = ids.pick(rows_r[row_C])
-            token_C = draw(logits_CV, ids_C, position_C, decoding, process, role)
+    def steps(self, call: _Call) -> Tensor:
+        """The step of the model schedule that every row stands at, (R,)."""
+        if self.policy.by_share:
+            free = self.plan.length - self.first
+            step_R = (free - call.left_R) * self.plan.num_steps // free
         else:
-            token_C = forced.text_BL[rows_r[row_C], position_C]
-            log_p_CV = process.log_p_x(logits_CV)
-            found.nats[at] = -log_p_CV.gather(1, token_C[:, None])[:, 0]
-        is_likeliest = forced is None and decoding.temperature == 0
-        if is_likeliest or policy.confidence == "drawn":
-            likeliest_C = token_C  # of drawn tokens nobody asks which is the likeliest
+            step_R = self.block_B[call.rows_R] * self.num_calls + self.call_B[call.rows_R]
+        return step_R.clamp(max=self.plan.num_steps - 1)
+
+    def predict(self, call: _Call, own_r: Tensor, denoiser: Denoiser, role: str) -> None:
+        """Fill in what the denoiser says of the rows `own_r` of a call."""
+        rows_r = call.rows_R[own_r]
+        z_rL = self.z_BL[rows_r]
+        # [O] The noise level, for denoisers that read it: the share of masks that are left.
+        t_r = call.left_R[own_r].double() / (self.plan.length - self.first)
+        trunk = trunk_of(denoiser, z_rL, t_r)
+        blind = None
+        if self.policy.guidance:
+            z_rL = z_rL.clone()
+            z_rL[:, : self.first] = self.process.mask_id
+            blind = trunk_of(denoiser, z_rL, t_r)
+        row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
+        for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
+            position_C = call.place_RK[own_r[row_C], place_C]
+            logits_CV = logits_of(denoiser, trunk, row_C, position_C)
+            if blind is not None:
+                blind_CV = logits_of(denoiser, blind, row_C, position_C)
+                logits_CV = blind_CV + (self.policy.guidance + 1.0) * (logits_CV - blind_CV)
+            at = own_r[row_C], place_C
+            self._choose(call, at, rows_r[row_C], position_C, logits_CV, role)
+            self._measure(call, at, rows_r[row_C], logits_CV)
+
+    def _choose(
+        self,
+        call: _Call,
+        at: tuple[Tensor, Tensor],
+        rows_C: Tensor,
+        position_C: Tensor,
+        logits_CV: Tensor,
+        role: str,
+    ) -> None:
+        """Tokens: drawn, or those of the given texts."""
+        if self.forced is not None:
+            token_C = self.forced.text_BL[rows_C, position_C]
+            log_p_CV = self.process.log_p_x(logits_CV)
+            call.nats_RK[at] = -log_p_CV.gather(1, token_C[:, None])[:, 0]
         else:
-            likeliest_C = process.scores(logits_CV, dtype=logits_CV.dtype).argmax(dim=-1)
-        counts_C = token_C if policy.confidence == "drawn" else likeliest_C
-        # Of all ids and in the precision of the logits, as the published rules.
+            ids_C, decoding = self.ids.pick(rows_C), self.plan.decoding
+            visit_C = self.visit_BL[rows_C, position_C]
+            token_C = draw(logits_CV, ids_C, position_C, decoding, self.process, role, visit_C)
+        if self.policy.revises:
+            now_C = self.z_BL[rows_C, position_C]
+            token_C = torch.where(now_C == self.process.mask_id, token_C, now_C)
+        call.token_RK[at] = call.judged_RK[at] = token_C
+        greedy = self.forced is None and self.plan.decoding.temperature == 0
+        if self.policy.confidence == "likeliest" and not greedy:
+            scores_CV = self.process.scores(logits_CV, dtype=logits_CV.dtype)
+            is_masked_C = call.masked_RK[at]
+            call.judged_RK[at] = torch.where(is_masked_C, scores_CV.argmax(dim=-1), token_C)
+
+    def _measure(
+        self, call: _Call, at: tuple[Tensor, Tensor], rows_C: Tensor, logits_CV: Tensor
+    ) -> None:
+        """Statistics: of all ids, and in the precision of the logits, as the published rules."""
         log_q_CV = logits_CV.log_softmax(dim=-1)
-        found.token[at], found.likeliest[at] = token_C, likeliest_C
-        found.confidence[at] = log_q_CV.gather(1, counts_C[:, None])[:, 0].double().exp()
-        if "margin" in policy.needs:
+        judged_C1 = call.judged_RK[at][:, None]
+        call.confidence_RK[at] = log_q_CV.gather(1, judged_C1)[:, 0].double().exp()
+        if "margin" in self.policy.needs:
             top_C2 = log_q_CV.topk(2, dim=-1).values.double().exp()
-            found.margin[at] = top_C2[:, 0] - top_C2[:, 1]
-        if "entropy" in policy.needs:
+            call.margin_RK[at] = top_C2[:, 0] - top_C2[:, 1]
+        if "gap" in self.policy.needs:
+            top_C2 = log_q_CV.topk(2, dim=-1).values.double()
+            call.gap_RK[at] = top_C2[:, 0] - top_C2[:, 1]
+        if "entropy" in self.policy.needs:
             q_CV = log_q_CV.exp()
-            found.entropy[at] = -(q_CV * (q_CV + 1e-10).log()).sum(dim=-1).double()
-        if blocks.log_q_BKV is not None:
-            where = rows_r[row_C], place_C
-            before_CV = blocks.log_q_BKV[where]
-            moved_C = (log_q_CV.exp() * (log_q_CV - before_CV)).sum(dim=-1).double()
-            found.divergence[at] = moved_C.masked_fill(blocks.fresh_BK[where], torch.inf)
-            blocks.log_q_BKV[where] = log_q_CV.float()
-            blocks.fresh_BK[where] = False
+            call.entropy_RK[at] = -(q_CV * (q_CV + 1e-10).log()).sum(dim=-1).double()
+        if self.log_q_BKV is not None:
+            where = rows_C, at[1]
+            moved_CV = log_q_CV.exp() * (log_q_CV - self.log_q_BKV[where])
+            moved_C = moved_CV.sum(dim=-1).double()
+            call.divergence_RK[at] = moved_C.masked_fill(self.fresh_BK[where], torch.inf)
+            self.log_q_BKV[where] = log_q_CV.float()
+            self.fresh_BK[where] = False
+
+    def commit(self, call: _Call) -> None:
+        """Ask the policy, commit what it says, and go on to the next block where one is done."""
+        rows_R = call.rows_R
+        decision = self.policy.commit(
+            CommitView(
+                masked_BK=call.masked_RK,
+                judged_BK=call.asked_RK,
+                token_BK=call.judged_RK,
+                confidence_BK=call.confidence_RK,
+                margin_BK=call.margin_RK,
+                gap_BK=call.gap_RK,
+                entropy_BK=call.entropy_RK,
+                divergence_BK=call.divergence_RK,
+                call_B=self.call_B[rows_R],
+                num_calls=self.num_calls,
+                masks_B=self.masks_B[rows_R],
+                history={name: value[rows_R] for name, value in self.history.items()},
+            )
+        )
+        row_N, place_N = (decision.commit_BK & call.masked_RK).nonzero(as_tuple=True)
+        at = rows_R[row_N], call.place_RK[row_N, place_N]
+        self.z_BL[at] = call.token_RK[row_N, place_N]
+        if self.forced is not None:
+            self.forced.nats_B.index_add_(0, at[0], call.nats_RK[row_N, place_N])
+        if decision.remask_BK is not None:
+            back_RK = decision.remask_BK & call.asked_RK & ~call.masked_RK
+            row_N, place_N = back_RK.nonzero(as_tuple=True)
+            at = rows_R[row_N], call.place_RK[row_N, place_N]
+            self.z_BL[at] = self.process.mask_id
+            self.visit_BL[at] += 1
+        for name, value in decision.history.items():
+            self.history[name][rows_R] = value
+        self.call_B[rows_R] += 1
+        if int(self.call_B[rows_R].max()) > self.size + self.num_calls:
+            raise SchedlabError(f"policy {self.plan.policy} makes no progress; see its settings")
+        self._next_blocks(rows_R)
+
+    def _next_blocks(self, rows_R: Tensor) -> None:
+        *_, masked_RK = self._places(rows_R)
+        done_N = rows_R[~masked_RK.any(dim=-1)]
+        if done_N.numel() == 0:
+            return
+        self.block_B[done_N] += 1
+        self.call_B[done_N] = 0
+        self.fresh_BK[done_N] = True
+        *_, masked_NK = self._places(done_N)
+        self.masks_B[done_N] = masked_NK.sum(dim=-1)
+        for name, value in self.policy.start(masked_NK).items():
+            self.history[name][done_N] = value
+
+    def _places(self, rows_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, K) positions of the active blocks, within the text, which of them exist, and which
+        of those are masked."""
+        place_K = torch.arange(self.size, device=rows_R.device)
+        place_RK = self.first + self.block_B[rows_R, None] * self.size + place_K
+        inside_RK = place_RK < self.plan.length
+        place_RK = place_RK.clamp(max=self.plan.length - 1)
+        masked_RK = self.z_BL[rows_R[:, None], place_RK] == self.process.mask_id
+        return place_RK, inside_RK, inside_RK & masked_RK

@@ -78,7 +78,7 @@ def draw(
     decoding: Decoding,
     process: MaskedProcess,
     role: str,
-    visit: int = 0,
+    visit: Tensor | int = 0,
 ) -> Tensor:
     """Gumbel-max in float64, int64 (C,); at temperature 0 the likeliest token.
 
@@ -86,7 +86,7 @@ def draw(
         logits_CV: at picked positions.
         ids_C, position_C: their addresses.
         decoding, process, role: as for `draw_tokens`.
-        visit: of the positions, part of the addresses.
+        visit: of the positions, (C,) or common to all, part of the addresses.
 
     Raises:
         SchedlabError: logits that are not finite.

@@ -66,9 +66,12 @@ def test_a_policy_commits_masks_only_and_finishes(denoisers, name: str, block_le
     states.append(found.z_BL)
     free = LENGTH - 3
     assert (states[0][:, 3:] == MASK).all() and (found.z_BL != MASK).all()
+    revises = COMMIT_POLICIES[name].revises
     for before, after in itertools.pairwise(states):
         changed = before != after
-        assert (before[changed] == MASK).all()  # the prompt and what is committed stay
+        assert not changed[:, :3].any()
+        if not revises:
+            assert (before[changed] == MASK).all()  # what is committed stays
     size = min(block_length or free, free)
     for state in states[:-1]:  # blocks are finished from left to right
         for row in state[:, 3:]:
@@ -154,9 +157,11 @@ def view_of(confidence, entropy=None, divergence=None, masked=None, **values) ->
     masked_BK = torch.ones_like(confidence_BK, dtype=torch.bool) if masked is None else masked
     given = {
         "masked_BK": masked_BK,
+        "judged_BK": masked_BK,
         "token_BK": torch.zeros_like(confidence_BK, dtype=torch.int64),
         "confidence_BK": confidence_BK.masked_fill(~masked_BK, -torch.inf),
         "margin_BK": None,
+        "gap_BK": None,
         "entropy_BK": entropy,
         "divergence_BK": divergence,
         "call_B": torch.zeros(len(confidence_BK), dtype=torch.int64),
@@ -258,6 +263,45 @@ def test_stdd_reads_time_and_neighbours() -> None:
     #   (0.6 - 0.5 * 0.2) * 0.5 = 0.25 are met; token 1 (0.3, spread 0.2): 0.6 + 0.4 + 0.1 = 1.1.
     third = policy.commit(view_of([calls[2]], history=second.history))
     assert third.commit_BK.tolist() == [[True, False, True]]
+
+
+def test_prophet_commits_all_once_the_gap_is_large() -> None:
+    policy = commit_policy("prophet", {"early": 7.5, "middle": 5.0, "late": 2.5})
+    masked = torch.tensor([[True, True, True, False]])
+    for call, gap, everything in ((0, 7.4, False), (0, 7.6, True), (3, 5.1, True), (6, 2.6, True)):
+        view = view_of(
+            [[0.2, 0.9, 0.5, 0.0]],
+            masked=masked,
+            gap_BK=torch.tensor([[gap, gap - 1, gap + 1, 99.0]], dtype=torch.float64),
+            call_B=torch.tensor([call]),
+            num_calls=9,
+            masks_B=torch.tensor([9]),
+        )
+        expected = masked.tolist() if everything else [[False, True, False, False]]
+        assert policy.commit(view).commit_BK.tolist() == expected
+
+
+def test_p2_keeps_the_best_of_all(denoisers) -> None:
+    policy = commit_policy("p2", {"eta": 0.5})
+    masked = torch.tensor([[True, False, True, False]])
+    view = view_of(
+        [[0.9, 0.1, 0.5, 0.4]],
+        masked=masked,
+        judged_BK=torch.ones_like(masked),
+        confidence_BK=torch.tensor([[0.9, 0.1, 0.5, 0.4]], dtype=torch.float64),
+        call_B=torch.tensor([1]),
+        num_calls=4,
+        masks_B=torch.tensor([4]),
+    )
+    decision = policy.commit(view)  # scores 0.45, 0.1, 0.25, 0.4: the best two
+    assert decision.commit_BK.tolist() == [[True, False, False, False]]
+    assert decision.remask_BK.tolist() == [[False, True, False, False]]
+    # In a run tokens really go back, and are drawn anew when they return.
+    states: list[torch.Tensor] = []
+    plan = plan_of("p2", "H6 L4", block_length=0)
+    decode(plan, denoisers, PROCESS, ids_of(40), trace=states.append)
+    back = [((a != MASK) & (b == MASK)).sum() for a, b in itertools.pairwise(states)]
+    assert sum(int(n) for n in back) > 0
 
 
 def test_dilated_takes_log2_calls(denoisers) -> None:
