@@ -277,6 +277,13 @@ def draw(results: dict[str, Any]) -> plt.Figure:
     for axes in (left, right):
         axes.axhline(0, color="0.6", linewidth=0.8)
     left.invert_xaxis()
+    # Blocks without training are far off: linear near 0, logarithmic beyond.
+    left.set_yscale("symlog", linthresh=0.3)
+    right.set_yscale("symlog", linthresh=30)
+    left.set_ylim(-0.12, 4)
+    for axes, ticks in ((left, (0, 0.1, 0.2, 0.3, 1, 2)), (right, (-20, 0, 20, 50, 200, 1000))):
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     left.set(xlabel="noise level t (noise to text)", ylabel="light minus heavy (nats per token)")
     right.set(xlabel="FLOPs saved (%)", ylabel="Gen-PPL against all heavy (%)")
     left.set_title(f"loss gap, n = {results['setting']['analysis_windows']}, 95 %", fontsize=9)
