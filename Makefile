@@ -10,7 +10,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_FLAGS ?=
-PYTEST_FLAGS ?=
+PYTEST_FLAGS ?= -n auto --dist worksteal
 
 # Without a GPU the CPU build of torch is wanted: the default build of the package index brings
 # several GB of CUDA libraries. The version is pinned so that the fallback without the index of
