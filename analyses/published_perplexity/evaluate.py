@@ -125,6 +125,7 @@ def main(path: str) -> None:
     found = {
         "model": hub.pinned(job.model),
         "fingerprint": model.fingerprint,
+        "tokenizer": hub.pinned(job.tokenizer, files=hub.TOKENIZER_FILES),
         "nats_per_token": bound.per_token().model_dump(),
         "perplexity": bound.perplexity().model_dump(),
         "windows": len(tokens_SL),

@@ -117,7 +117,9 @@ class GatedTransformer(Network):
             t_B: ignored; the state shows the noise level.
             padding_BL: where rows of unequal length are filled up in front: nobody reads these
                 positions, and their features mean nothing. Rotary attention sees distances only,
-                so the others need no positions of their own.
+                so the others need no positions of their own. With `shifted` the first real
+                position takes the output of the last padded one, as in the released code: it
+                should be given, not generated.
         """
         x_BLD, rotary, read_B11L = self._before_last(z_BL, padding_BL)
         x_BLD = self.norm(self._last_block(x_BLD, rotary, read_B11L))

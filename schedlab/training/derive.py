@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from schedlab import hub
 from schedlab.denoisers import loading
 from schedlab.denoisers.checkpoint import json_text
 from schedlab.denoisers.families import Family
@@ -45,11 +46,13 @@ class Choice(Record):
 
     Args:
         derive: what was asked for.
+        heavy_fingerprint: of whom.
         blocks: their numbers in the heavy network, ascending unless they were given.
         dropped: what an ablation dropped, in order; empty for other rules.
     """
 
     derive: Derivation
+    heavy_fingerprint: str
     blocks: list[int]
     dropped: list[Dropped] = []
 
@@ -59,7 +62,7 @@ class Heavy:
     """The denoiser that a light one is made from.
 
     Args:
-        location: where it was loaded from.
+        location: where it was loaded from, hub names with their commit.
         network: ready for inference.
         family: whose layout it has; None is our own.
     """
@@ -84,7 +87,7 @@ class Heavy:
                 " denoisers can be made from masked ones so far"
             )
         found = loading.published(location)
-        return cls(location, network, found[1] if found else None)
+        return cls(hub.pinned(location), network, found[1] if found else None)
 
 
 @dataclass
@@ -147,10 +150,15 @@ def choose(
     """The choice noted in the folder, or a new one, which is noted there.
 
     The first process chooses for all: near-ties of an ablation must not fall differently.
+
+    Raises:
+        InputError: see `check_blocks`, in every process.
     """
+    total = heavy.network.spec.num_blocks
+    check_blocks(settings, total)
     choice = None
     if workers.is_first:
-        choice = _noted(folder / CHOICE_FILE, settings)
+        choice = _noted(folder / CHOICE_FILE, settings, heavy.network.fingerprint)
         if choice is None:
             windows_SL = held_out_SL[: settings.ablation_windows]
             network = heavy.network
@@ -160,53 +168,68 @@ def choose(
                 levels = settings.ablation_levels
                 return float(held_out_losses(light, windows_SL, levels=levels, seed=seed).mean())
 
-            choice = chosen(settings, network.spec.num_blocks, loss_of, say)
+            blocks, dropped = chosen(settings, total, loss_of, say)
+            choice = Choice(
+                derive=settings,
+                heavy_fingerprint=network.fingerprint,
+                blocks=blocks,
+                dropped=dropped,
+            )
             write_atomic(folder / CHOICE_FILE, json_text(choice.model_dump()))
-        blocks = ",".join(map(str, choice.blocks))
-        say(f"starts from {heavy.location}#blocks={blocks}")
+        say(f"starts from {heavy.location}#blocks={','.join(map(str, choice.blocks))}")
     shared = workers.share(choice)
     assert shared is not None, "of the first process"
     return shared
 
 
-def _noted(file: Path, settings: Derivation) -> Choice | None:
+def _noted(file: Path, settings: Derivation, fingerprint: str) -> Choice | None:
     if not file.is_file():
         return None
     choice = validate(Choice, read_json(file), where=str(file))
-    return choice if choice.derive == settings else None
+    same = choice.derive == settings and choice.heavy_fingerprint == fingerprint
+    return choice if same else None
 
 
-def chosen(settings: Derivation, total: int, loss_of: LossOf, say: Say) -> Choice:
-    """Apply a rule.
-
-    Args:
-        settings: the rule.
-        total: blocks of the heavy network.
-        loss_of: held-out loss of a network of some of its blocks; asked by ablations only.
-        say: receives a line for every block that an ablation drops.
+def check_blocks(settings: Derivation, total: int) -> None:
+    """Refuse what cannot be chosen from a network of `total` blocks.
 
     Raises:
-        InputError: more blocks than there are, or numbers of blocks that are not there.
+        InputError: more blocks than there are, numbers of blocks that are not there or twice.
     """
-    rule, num = settings.blocks, settings.num_blocks
+    rule = settings.blocks
     if isinstance(rule, list):
         if not rule or not all(0 <= number < total for number in rule):
             raise InputError(
                 f"derive.blocks: must be numbers between 0 and {total - 1}, got {rule}"
             )
-        return Choice(derive=settings, blocks=rule)
-    assert num is not None, "a rule comes with a number"
-    if num > total:
-        raise InputError(f"derive.num_blocks: the heavy one has {total} blocks, got {num}")
-    if rule == "ablation":
-        kept, dropped = ablated(range(total), num, loss_of, say)
-        return Choice(derive=settings, blocks=kept, dropped=dropped)
-    if rule == "spaced":
-        return Choice(
-            derive=settings, blocks=[round(place) for place in np.linspace(0, total - 1, num)]
+        if len(set(rule)) < len(rule):
+            raise InputError(f"derive.blocks: must differ, got {rule}")
+    elif settings.num_blocks is not None and settings.num_blocks > total:
+        raise InputError(
+            f"derive.num_blocks: the heavy one has {total} blocks, got {settings.num_blocks}"
         )
-    kept = list(range(num) if rule == "first" else range(total - num, total))
-    return Choice(derive=settings, blocks=kept)
+
+
+def chosen(
+    settings: Derivation, total: int, loss_of: LossOf, say: Say
+) -> tuple[list[int], list[Dropped]]:
+    """Apply a rule: the blocks, ascending unless they are numbered, and what an ablation dropped.
+
+    Args:
+        settings: the rule, see `check_blocks`.
+        total: blocks of the heavy network.
+        loss_of: held-out loss of a network of some of its blocks; asked by ablations only.
+        say: receives a line for every block that an ablation drops.
+    """
+    rule, num = settings.blocks, settings.num_blocks
+    if isinstance(rule, list):
+        return rule, []
+    assert num is not None, "a rule comes with a number"
+    if rule == "ablation":
+        return ablated(range(total), num, loss_of, say)
+    if rule == "spaced":
+        return [round(place) for place in np.linspace(0, total - 1, num)], []
+    return list(range(num) if rule == "first" else range(total - num, total)), []
 
 
 def ablated(

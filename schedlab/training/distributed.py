@@ -8,6 +8,7 @@ same as on one process.
 from __future__ import annotations
 
 import atexit
+import datetime
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -91,7 +92,9 @@ def join_workers(device: str) -> Iterator[Workers]:
     if kind == "cuda":
         torch.cuda.set_device(place)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        # The others wait while the first process chooses blocks or measures, which may take hours.
+        backend = "nccl" if kind == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(days=1))
         # Left at the end of the process, not of the run: a second start would find the addresses
         # of the first in the store of `torchrun`, and wait for them now and then for ever.
         atexit.register(dist.destroy_process_group)

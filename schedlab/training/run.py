@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from schedlab.training.distributed import Workers
 from schedlab.training.job import AnyTrainJob, DeriveJob, TrainJob
 from schedlab.training.optimizers import build_optimizers
 from schedlab.training.progress import Say
-from schedlab.training.state import load_state, save_state
+from schedlab.training.state import load_state, save_state, stored_facts
 
 LOG_FILE = "train.jsonl"
 JOB_FILE = "job.json"
@@ -77,6 +78,7 @@ def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) 
         tokenizer = Tokenizer.for_model(job.tokenizer, spec.vocab_size, spec.mask_id)
         _check_tokenizer(job, tokenizer, heavy)
         held_out_SL = _held_out(job, corpus, tokenizer, job.derive.length or spec.max_length)
+        _check_identity(folder, _identity(job, corpus, tokenizer, heavy))
         choice = choose(
             job.derive,
             heavy,
@@ -153,27 +155,43 @@ def _held_out(job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, length: in
     return windows.tokens_SL
 
 
-def _identity(run: Run) -> dict[str, str]:
+def _identity(
+    job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, heavy: Heavy | None
+) -> dict[str, str]:
     """What a state depends on; how often to report is no part of it."""
-    return {
-        "job": sha256_text(canonical_json(run.job.model_dump(exclude={"reporting"}))),
-        "corpus": run.corpus.fingerprint,
-        "tokenizer": run.tokenizer.fingerprint,
+    found = {
+        "job": sha256_text(canonical_json(job.model_dump(exclude={"reporting"}))),
+        "corpus": corpus.fingerprint,
+        "tokenizer": tokenizer.fingerprint,
     }
+    return found if heavy is None else found | {"heavy": heavy.network.fingerprint}
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """The identity, and which blocks a derived model began as."""
+    parent = run.parent
+    found = _identity(run.job, run.corpus, run.tokenizer, parent.heavy if parent else None)
+    return found if parent is None else {**found, "blocks": parent.choice.blocks}
+
+
+def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder whose state belongs to something else, before anything in it changes."""
+    facts = stored_facts(folder)
+    for name, value in identity.items():
+        if facts and facts.get(name) != value:
+            raise InputError(
+                f"{folder}: was trained with another {name}; choose another folder, or "
+                "delete its state.safetensors to start anew"
+            )
 
 
 def _resume(run: Run) -> None:
+    _check_identity(run.folder, _facts(run))
     facts = load_state(
         run.folder, run.model.state_dict(), run.average_model.state_dict(), run.optimizers
     )
     if facts is None:
         return
-    for name, value in _identity(run).items():
-        if facts.get(name) != value:
-            raise InputError(
-                f"{run.folder}: was trained with another {name}; choose another folder, or "
-                "delete its state.safetensors to start anew"
-            )
     run.steps_done = int(facts["steps_done"])
     run.seconds_before = float(facts["seconds"])
 
@@ -193,7 +211,7 @@ def save(run: Run) -> None:
         family = run.parent.heavy.family if run.parent else None
         loading.save(run.folder, run.average_model, family, precision="bfloat16", card=_card(run))
         write_atomic(run.folder / JOB_FILE, checkpoint.json_text(run.job.model_dump()))
-        facts = {**_identity(run), "steps_done": run.steps_done, "seconds": run.seconds}
+        facts = {**_facts(run), "steps_done": run.steps_done, "seconds": run.seconds}
         weights, average = run.model.state_dict(), run.average_model.state_dict()
         save_state(run.folder, facts, weights, average, run.optimizers)
     run.workers.wait()

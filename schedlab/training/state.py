@@ -41,6 +41,16 @@ def save_state(
     write_atomic(folder / STATE_FILE, data)
 
 
+def stored_facts(folder: Path) -> dict[str, Any]:
+    """What a saved state says of itself; {} where there is none or it is damaged."""
+    try:
+        with safetensors.safe_open(folder / STATE_FILE, framework="pt") as stored:
+            facts = parse_json((stored.metadata() or {}).get("facts", "{}"), where=STATE_FILE)
+    except (safetensors.SafetensorError, OSError, InputError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def load_state(
     folder: Path,
     weights: Mapping[str, Tensor],

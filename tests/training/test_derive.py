@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from schedlab.denoisers import checkpoint, loading
 from schedlab.errors import InputError
 from schedlab.files import validate
 from schedlab.training import DeriveJob, train
-from schedlab.training.derive import CHOICE_FILE, ablated, chosen
+from schedlab.training.derive import CHOICE_FILE, ablated, check_blocks, chosen
 from schedlab.training.distributed import join_workers
 from schedlab.training.job import Derivation
 from schedlab.training.run import start_or_resume
@@ -40,12 +41,12 @@ def _never(blocks) -> float:
         ("spaced", 4, [0, 4, 7, 11]),
         ("spaced", 1, [0]),
         ("spaced", 12, list(range(12))),
-        ([3, 0, 3], None, [3, 0, 3]),
+        ([3, 0, 2], None, [3, 0, 2]),
     ],
 )
 def test_rules(rule, num, expected: list[int]) -> None:
     values = {"blocks": rule} | ({} if num is None else {"num_blocks": num})
-    assert chosen(_derivation(**values), 12, _never, _quiet).blocks == expected
+    assert chosen(_derivation(**values), 12, _never, _quiet) == (expected, [])
 
 
 @pytest.mark.parametrize(
@@ -58,12 +59,13 @@ def test_rules(rule, num, expected: list[int]) -> None:
         ({"num_blocks": 13}, "the heavy one has 12 blocks, got 13"),
         ({"blocks": [12]}, "between 0 and 11"),
         ({"blocks": []}, "between 0 and 11"),
+        ({"blocks": [0, 1, 0]}, "must differ"),
         ({"blocks": "middle", "num_blocks": 2}, "blocks"),
     ],
 )
 def test_wrong_choices_are_one_line(values, expected: str) -> None:
     with pytest.raises(InputError, match=expected) as caught:
-        chosen(_derivation(**values), 12, _never, _quiet)
+        check_blocks(_derivation(**values), 12)
     assert "\n" not in str(caught.value)
 
 
@@ -213,6 +215,31 @@ def test_a_choice_of_other_settings_is_made_anew(derive_job, tmp_path) -> None:
     (tmp_path / "state.safetensors").unlink()
     train(derive_job(num_steps=1, blocks="last"), tmp_path, say=_quiet)
     assert checkpoint.read_card(tmp_path)["blocks"] == [2, 3]
+
+
+def test_a_folder_of_another_job_is_refused_before_it_changes(derive_job, tmp_path) -> None:
+    train(derive_job(num_steps=2, blocks="ablation"), tmp_path, stop_after=1, say=_quiet)
+    before = (tmp_path / CHOICE_FILE).read_bytes()
+    with pytest.raises(InputError, match="trained with another job"):
+        train(derive_job(num_steps=2, blocks="first"), tmp_path, say=_quiet)
+    assert (tmp_path / CHOICE_FILE).read_bytes() == before
+
+
+def test_another_heavy_model_at_the_same_place_is_noticed(derive_job, heavy, tmp_path) -> None:
+    place = tmp_path / "heavy"
+    shutil.copytree(heavy, place)
+    job = derive_job(num_steps=2, heavy=str(place), blocks="ablation")
+    train(job, tmp_path / "light", stop_after=1, say=_quiet)
+    other = loading.load(place).trainable_copy()
+    with torch.no_grad():
+        other.head.weight.mul_(1.5)
+    checkpoint.save(place, other, {})
+    with pytest.raises(InputError, match="trained with another heavy"):
+        train(job, tmp_path / "light", say=_quiet)
+    (tmp_path / "light" / "state.safetensors").unlink()
+    lines: list[str] = []
+    train(job, tmp_path / "light", say=lines.append)
+    assert sum("without block" in line for line in lines) == 2  # chosen anew
 
 
 def _word_tokenizer(path: Path, size: int) -> Path:
