@@ -252,6 +252,13 @@ class Job(Record):
                 f"search.race_from must be a multiple of block_size {search.block_size} and at"
                 f" most num_sequences {search.num_sequences}, got {first}"
             )
+        if not plan.policy.calls_known:
+            for key in ("race_from", "max_cost"):
+                if getattr(search, key) is not None:
+                    raise InputError(
+                        f"search.{key} needs costs that are known before sampling, which policy"
+                        f" {plan.policy.name!r} does not have; leave it out"
+                    )
         if max(search.additive_steps or [0]) > plan.num_steps:
             raise InputError(
                 f"search.additive_steps must not exceed the {plan.num_steps} steps,"

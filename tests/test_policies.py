@@ -10,6 +10,7 @@ from tiny_world import tiny_job, write_job
 from typer.testing import CliRunner, Result
 
 from schedlab.cli import app
+from schedlab.errors import InputError
 from schedlab.plan import PlanFile
 
 
@@ -51,6 +52,28 @@ def test_the_command_line_runs_with_it(world: Path, tmp_path: Path, policy) -> N
     assert plan.policy.parameters == policy.get("parameters", {})
     texts = json.loads(run("sample", tmp_path / "plan.json", "--num", 3, "--json").stdout)["texts"]
     assert len(texts) == 3
+
+
+def test_saved_is_counted_where_predictions_decide(world: Path, tmp_path: Path) -> None:
+    job = tiny_job(
+        world,
+        plan={"policy": {"name": "threshold", "parameters": {"threshold": 0.2}}},
+        search={"exhaustive": False},
+        output={"folder": str(tmp_path / "run")},
+    )
+    run("search", write_job(job, tmp_path / "job.toml"))
+    found = json.loads((tmp_path / "run" / "search.json").read_text())
+    heavy = next(row for row in found["rows"] if row["light_share"] == 0)["cost"]
+    for row in found["rows"]:
+        counted = 1 - row["cost"]["flops_total"] / heavy["flops_total"]
+        assert row["cost"]["saved_total"] == pytest.approx(counted)
+    for key, value in (("race_from", 16), ("max_cost", 0.5)):
+        with pytest.raises(InputError, match=f"search.{key} needs costs that are known"):
+            tiny_job(
+                world,
+                plan={"policy": {"name": "threshold"}},
+                search={key: value, "num_sequences": 32},
+            )
 
 
 def test_a_wrong_parameter_is_bad_input(world: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics import Samples, compute_all, metric_versions
 from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Plan, families_of
-from schedlab.policies import check_policy
+from schedlab.policies import OWN_LOOP, check_policy
 from schedlab.results.measurement import Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
@@ -204,6 +204,13 @@ def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Prompts | N
     total = 0.0
     for places in families_of(plans):
         family = [plans[place] for place in places]
+        if family[0].policy.name in OWN_LOOP:  # these share no beginnings
+            for plan in family:
+                cost = expected_cost(
+                    plan, role_costs(plan, lab.denoisers), prefix_length=prefix_length
+                )
+                total += sum(cost.forwards.values())
+            continue
         costs = role_costs(family[0], lab.denoisers)
         cost = expected_cost(family[0], costs, prefix_length=prefix_length)
         per_step = sum(cost.forwards.values()) / family[0].num_steps

@@ -91,38 +91,45 @@ def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _by_calls(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
-    """At most one call a step; the head reads what is still masked in the block, half on average
-    and more where a block is finished at once."""
-    calls_T = np.full(plan.num_steps, min(1.0, num_free / plan.num_steps))
-    return _with_guidance(plan, num_free, calls_T)
+    """Calls of every block, as its policy knows them."""
+    policy = commit_policy(plan.policy.name, plan.policy.parameters)
+    size = policy.block_size(num_free)
+    num_blocks = -(-num_free // size)
+    num_calls = max(1, plan.num_steps // num_blocks)
+    reads_T = np.zeros(plan.num_steps)
+    for block in range(num_blocks):
+        masks = min(size, num_free - block * size)
+        for call, read in enumerate(policy.reads(masks, num_calls)):
+            reads_T[min(block * num_calls + call, plan.num_steps - 1)] += read
+    times = 2 if policy.guidance else 1
+    return times * (reads_T > 0).astype(np.float64), times * reads_T
 
 
 def _by_share(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
     """At most: a call for every token. How many there really are is what a run shows."""
-    return _with_guidance(plan, num_free, np.full(plan.num_steps, num_free / plan.num_steps))
-
-
-def _with_guidance(
-    plan: Plan, num_free: int, calls_T: FloatArray
-) -> tuple[FloatArray, FloatArray]:
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
-    calls_T = calls_T * (2 if policy.guidance else 1)
-    block = min(policy.block_length or num_free, num_free)
-    return calls_T, calls_T * (block + 1) / 2
+    size = policy.block_size(num_free)
+    calls_T = np.full(plan.num_steps, num_free / plan.num_steps)
+    calls_T *= 2 if policy.guidance else 1
+    return calls_T, calls_T * (size + 1) / 2
 
 
 def _remasking(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
-    """Every position is masked with probability 1 - alpha_t throughout, and revealed with the
-    policy's probability then."""
+    """The share of masks from step to step; `remdm_conf` as if confidences were equal."""
     policy = remask_policy(plan.policy.name, plan.policy.parameters)
     grid = time_grid(plan.time_grid, plan.num_steps).tolist()
-    share_T = np.zeros(plan.num_steps)
+    share_T, masked = np.zeros(plan.num_steps), 1.0
     for k in range(plan.num_steps):
-        masked = torch.arange(num_free)[None] >= round((1.0 - grid[k]) * num_free)
-        ones = torch.ones(masked.shape, dtype=torch.float64)
-        view = RemaskView(grid[k], grid[k + 1], masked, ones, torch.ones_like(masked))
-        reveal = policy.chances(view).reveal.expand(masked.shape)
-        share_T[k] = float((reveal * masked).sum()) / num_free
+        count = min(num_free - 1, round((1.0 - masked) * num_free))  # revealed, one mask is left
+        masked_1L = torch.arange(num_free)[None] >= count
+        ones = torch.ones(masked_1L.shape, dtype=torch.float64)
+        view = RemaskView(grid[k], grid[k + 1], masked_1L, ones, torch.ones_like(masked_1L))
+        chances = policy.chances(view)
+        reveal = float(chances.reveal.expand(masked_1L.shape)[masked_1L].mean())
+        back_1L = chances.remask.expand(masked_1L.shape)[~masked_1L]
+        back = float(back_1L.mean()) if count else 0.0
+        share_T[k] = masked * reveal
+        masked = masked * (1.0 - reveal) + (1.0 - masked) * back
     return 1.0 - (1.0 - share_T) ** num_free, share_T * num_free
 
 

@@ -24,7 +24,7 @@ from schedlab.policies import COMMIT_POLICIES, commit_policy
 from schedlab.processes import MaskedProcess
 from schedlab.results.seed_block import SeedBlock
 from schedlab.sampling import SequenceIds, decode
-from schedlab.sampling.decode import Forced
+from schedlab.sampling.decode import Forced, rows_at_once
 
 
 def duel(
@@ -44,7 +44,7 @@ def duel(
         denoisers, process: as for sampling.
         tokens_SL: (S, L) texts of the plan's length.
         prefix_length: P, given tokens, which are not scored.
-        batch_size: texts at a time.
+        batch_size: texts at a time, at most.
         device: where the denoisers are.
 
     Raises:
@@ -56,6 +56,7 @@ def duel(
     S, L = tokens_SL.shape
     if plan.length != L:
         raise InputError(f"texts must have the plan's length {plan.length}, got {L}")
+    batch_size = min(batch_size, rows_at_once(plan, process.vocab_size, L - prefix_length))
     nats: list[NDArray[np.float64]] = []
     for begin in range(0, S, batch_size):
         text_BL = torch.from_numpy(tokens_SL[begin : begin + batch_size]).to(device)

@@ -64,11 +64,21 @@ PolicyName = Literal[
 ]
 
 
+_CALLS_BY_PREDICTION = frozenset(
+    ("threshold", "factor", "entropy_bound", "klass", "stdd", "prophet")
+)
+
+
 class PolicySpec(Record):
     """A policy by name, with its parameters (see `schedlab.policies`)."""
 
     name: PolicyName = "ancestral"
     parameters: dict[str, Scalar] = {}
+
+    @property
+    def calls_known(self) -> bool:
+        """Whether how many forwards a run takes is known, in expectation, before it is run."""
+        return self.name not in _CALLS_BY_PREDICTION
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())

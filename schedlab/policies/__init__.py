@@ -54,6 +54,9 @@ REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {
     "remdm_loop": RemdmLoop,
 }
 
+OWN_LOOP = COMMIT_POLICIES.keys() | REMASK_POLICIES.keys()
+"""Policies that the event sampler cannot run."""
+
 FIRST_HITTING = "first_hitting"
 """Continuous time: no steps to decide anything at, see `schedlab.sampling.timetable`."""
 
@@ -119,6 +122,7 @@ def _built(
 __all__ = [
     "COMMIT_POLICIES",
     "FIRST_HITTING",
+    "OWN_LOOP",
     "REMASK_POLICIES",
     "TIMESTEP_POLICIES",
     "Ancestral",

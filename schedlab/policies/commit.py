@@ -90,6 +90,7 @@ class CommitPolicy:
         needs: statistics beside the confidence.
         by_share: the model schedule's steps are equal shares of the tokens instead of calls: for
             policies whose calls are not known beforehand.
+        tempered: whether statistics are of the prediction after temperature and top-p.
         revises: whether committed tokens of the block are predicted too, and may be taken back.
     """
 
@@ -98,6 +99,7 @@ class CommitPolicy:
     confidence: str = "drawn"
     needs: ClassVar[tuple[Statistic, ...]] = ()
     by_share: ClassVar[bool] = True
+    tempered: ClassVar[bool] = False
     revises: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -106,6 +108,23 @@ class CommitPolicy:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.confidence not in ("drawn", "likeliest"):
             raise InputError(f"confidence must be 'drawn' or 'likeliest', got {self.confidence!r}")
+
+    def block_size(self, free: int) -> int:
+        """K of a text with so many free positions."""
+        return min(self.block_length or free, free)
+
+    def check_steps(self, num_steps: int, num_blocks: int) -> None:
+        """Refuse steps that cannot be spread evenly over the blocks, where steps are calls."""
+        if not self.by_share and num_steps % num_blocks:
+            raise InputError(
+                f"num_steps must be a multiple of the {num_blocks} blocks that the text has with"
+                f" block_length {self.block_length}, got {num_steps}"
+            )
+
+    def reads(self, masks: int, num_calls: int) -> list[int]:
+        """Positions that every call of a block reads, at most: one token a call unless a policy
+        knows better."""
+        return list(range(masks, 0, -1))
 
     def start(self, masked_BK: Tensor) -> History:
         """What is remembered of a block before its first call."""
@@ -135,6 +154,15 @@ def even_share(view: CommitView) -> Tensor:
     ones [C, LLaDA]; (B,)."""
     more_B = view.call_B < view.masks_B % view.num_calls
     return view.masks_B // view.num_calls + more_B.long()
+
+
+def even_reads(masks: int, num_calls: int) -> list[int]:
+    """Positions that the calls of `even_share` read."""
+    reads, left = list[int](), masks
+    for call in range(min(num_calls, masks)):
+        reads.append(left)
+        left -= masks // num_calls + (call < masks % num_calls)
+    return reads
 
 
 def sorted_prefix(kept_BK: Tensor, order_BK: Tensor) -> Tensor:

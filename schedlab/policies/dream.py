@@ -20,6 +20,17 @@ class _Dream(CommitPolicy):
     block_length: int = 0
     eps: float = 1e-3
     by_share: ClassVar[bool] = False
+    tempered: ClassVar[bool] = True
+
+    def reads(self, masks: int, num_calls: int) -> list[int]:
+        """Known: every call runs until nothing is left, those that commit nothing too."""
+        grid = torch.linspace(1, self.eps, num_calls + 1)
+        reads, left = list[int](), masks
+        for call in range(num_calls):
+            if left:
+                reads.append(left)
+                left -= int(left * (1.0 - grid[call + 1] / grid[call]))
+        return reads
 
     def count(self, view: CommitView) -> Tensor:
         """How many this call commits, (B,)."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from schedlab.errors import InputError
 from schedlab.policies.commit import (
     CommitPolicy,
     CommitView,
@@ -29,6 +30,11 @@ class Klass(CommitPolicy):
     epsilon: float = 0.01
     stable_calls: int = 2
     needs: ClassVar[tuple[Statistic, ...]] = ("divergence",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stable_calls < 1:
+            raise InputError(f"stable_calls must be positive, got {self.stable_calls}")
 
     def start(self, masked_BK: Tensor) -> History:
         """No stable calls yet."""

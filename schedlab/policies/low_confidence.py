@@ -10,6 +10,7 @@ from schedlab.policies.commit import (
     CommitView,
     Decision,
     best,
+    even_reads,
     even_share,
 )
 
@@ -19,6 +20,10 @@ class LowConfidence(CommitPolicy):
     """Every call commits its even share of the block, the most confident tokens first."""
 
     by_share: ClassVar[bool] = False
+
+    def reads(self, masks: int, num_calls: int) -> list[int]:
+        """Known: as many calls as there are masks need at most."""
+        return even_reads(masks, num_calls)
 
     def commit(self, view: CommitView) -> Decision:
         """The most confident ones."""

@@ -24,6 +24,10 @@ class P2(CommitPolicy):
         if self.eta < 0:
             raise InputError(f"eta must not be negative, got {self.eta}")
 
+    def reads(self, masks: int, num_calls: int) -> list[int]:
+        """All of the block, until kappa is all of it."""
+        return [masks] * (num_calls - (num_calls - 1) // masks)
+
     def commit(self, view: CommitView) -> Decision:
         """The best of all, masked or not."""
         score_BK = view.confidence_BK.clone()

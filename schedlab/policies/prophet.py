@@ -13,6 +13,7 @@ from schedlab.policies.commit import (
     Decision,
     Statistic,
     best,
+    even_reads,
     even_share,
 )
 
@@ -23,11 +24,16 @@ class Prophet(CommitPolicy):
     largest logits at its masks passes a threshold: `early`, `middle` or `late`, by thirds of the
     block's calls."""
 
+    block_length: int = 0
     early: float = 7.5
     middle: float = 5.0
     late: float = 2.5
     needs: ClassVar[tuple[Statistic, ...]] = ("gap",)
     by_share: ClassVar[bool] = False
+
+    def reads(self, masks: int, num_calls: int) -> list[int]:
+        """At most those of the even share."""
+        return even_reads(masks, num_calls)
 
     def commit(self, view: CommitView) -> Decision:
         """The even share, or everything."""

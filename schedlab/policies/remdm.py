@@ -138,7 +138,7 @@ class RemdmLoop(RemaskPolicy):
                 (1 - level) * self.alpha_on / (1 - self.t_on) for level in (view.t, view.s)
             )
             # [O] A step across t_on stops at alpha_on; the published code goes on for its length.
-            alpha_s = min(alpha_s, self.alpha_on)
+            alpha_s = min(alpha_s, self.alpha_on) if view.s > 0 else 1.0
             return _chances(alpha_t, alpha_s, torch.zeros((), dtype=torch.float64))
         if view.t <= self.t_off:
             alpha_t, alpha_s = (

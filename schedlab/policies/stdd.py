@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from schedlab.errors import InputError
 from schedlab.policies.commit import (
     CommitPolicy,
     CommitView,
@@ -51,6 +52,14 @@ class Stdd(CommitPolicy):
     fast_calls: int = 2
     fast_spread: float = 0.05
     unseen_spread: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1 or self.neighbours < 0:
+            raise InputError(
+                "window must be positive and neighbours not negative, got"
+                f" {self.window} and {self.neighbours}"
+            )
 
     def start(self, masked_BK: Tensor) -> History:
         """Nothing seen yet."""

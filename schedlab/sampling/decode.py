@@ -32,6 +32,16 @@ from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
 Trace = Callable[[Tensor], None]
+_MOST_KEPT = 1 << 28
+"""Numbers of predictions kept at a time, for policies that compare with the call before."""
+
+
+def rows_at_once(plan: Plan, vocab_size: int, free: int) -> int:
+    """Sequences that `decode` should take at once, for what it keeps of them to stay small."""
+    policy = commit_policy(plan.policy.name, plan.policy.parameters)
+    if "divergence" not in policy.needs:
+        return _MOST_KEPT
+    return max(1, _MOST_KEPT // (policy.block_size(free) * vocab_size))
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,6 @@ class _Run:
         history: what the policy remembers of it.
         log_q_BKV: its last prediction, where the policy compares with it.
         fresh_BK: where there is none yet.
-        visit_BL: how often every position was taken back.
     """
 
     plan: Plan
@@ -167,7 +176,6 @@ class _Run:
     history: dict[str, Tensor]
     log_q_BKV: Tensor | None
     fresh_BK: Tensor
-    visit_BL: Tensor
 
     @classmethod
     def begin(
@@ -182,8 +190,9 @@ class _Run:
         """Before the first call."""
         policy = commit_policy(plan.policy.name, plan.policy.parameters)
         B, free, device = len(z_BL), plan.length - first, z_BL.device
-        size = min(policy.block_length or free, free)
+        size = policy.block_size(free)
         num_blocks = -(-free // size)
+        policy.check_steps(plan.num_steps, num_blocks)
         zeros_B = torch.zeros(B, dtype=torch.int64, device=device)
         masked_BK = torch.ones((B, size), dtype=torch.bool, device=device)
         log_q_BKV = None
@@ -206,7 +215,6 @@ class _Run:
             history=dict(policy.start(masked_BK)),
             log_q_BKV=log_q_BKV,
             fresh_BK=masked_BK.clone(),
-            visit_BL=torch.zeros_like(z_BL),
         )
 
     def call(self, rows_R: Tensor) -> _Call:
@@ -281,7 +289,7 @@ class _Run:
             call.nats_RK[at] = -log_p_CV.gather(1, token_C[:, None])[:, 0]
         else:
             ids_C, decoding = self.ids.pick(rows_C), self.plan.decoding
-            visit_C = self.visit_BL[rows_C, position_C]
+            visit_C = self.call_B[rows_C]  # every call draws anew, as the published samplers
             token_C = draw(logits_CV, ids_C, position_C, decoding, self.process, role, visit_C)
         if self.policy.revises:
             now_C = self.z_BL[rows_C, position_C]
@@ -297,7 +305,11 @@ class _Run:
         self, call: _Call, at: tuple[Tensor, Tensor], rows_C: Tensor, logits_CV: Tensor
     ) -> None:
         """Statistics: of all ids, and in the precision of the logits, as the published rules."""
-        log_q_CV = logits_CV.log_softmax(dim=-1)
+        temperature, top_p = self.plan.decoding.temperature, self.plan.decoding.top_p
+        if self.policy.tempered and temperature > 0:
+            log_q_CV = self.process.log_p_x(logits_CV, temperature, top_p)
+        else:
+            log_q_CV = logits_CV.log_softmax(dim=-1)
         judged_C1 = call.judged_RK[at][:, None]
         call.confidence_RK[at] = log_q_CV.gather(1, judged_C1)[:, 0].double().exp()
         if "margin" in self.policy.needs:
@@ -344,9 +356,7 @@ class _Run:
         if decision.remask_BK is not None:
             back_RK = decision.remask_BK & call.asked_RK & ~call.masked_RK
             row_N, place_N = back_RK.nonzero(as_tuple=True)
-            at = rows_R[row_N], call.place_RK[row_N, place_N]
-            self.z_BL[at] = self.process.mask_id
-            self.visit_BL[at] += 1
+            self.z_BL[rows_R[row_N], call.place_RK[row_N, place_N]] = self.process.mask_id
         for name, value in decision.history.items():
             self.history[name][rows_R] = value
         self.call_B[rows_R] += 1

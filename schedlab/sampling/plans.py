@@ -14,9 +14,9 @@ from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser
 from schedlab.plan import Plan, families_of
-from schedlab.policies import COMMIT_POLICIES, REMASK_POLICIES
+from schedlab.policies import COMMIT_POLICIES, OWN_LOOP
 from schedlab.processes import MaskedProcess
-from schedlab.sampling.decode import decode
+from schedlab.sampling.decode import decode, rows_at_once
 from schedlab.sampling.events import Work, sample_events
 from schedlab.sampling.forwards import call_rows
 from schedlab.sampling.lanes import Sampled
@@ -48,9 +48,8 @@ def sample_plans(
         plans, denoisers, process, ids, prefix_BP, work, progress: as for `sample_events`.
     """
     work = Work() if work is None else work
-    own_loop = COMMIT_POLICIES.keys() | REMASK_POLICIES.keys()
-    events = [n for n, plan in enumerate(plans) if plan.policy.name not in own_loop]
-    others = [n for n, plan in enumerate(plans) if plan.policy.name in own_loop]
+    events = [n for n, plan in enumerate(plans) if plan.policy.name not in OWN_LOOP]
+    others = [n for n, plan in enumerate(plans) if plan.policy.name in OWN_LOOP]
     if events:
         for found in sample_events(
             [plans[n] for n in events], denoisers, process, ids, prefix_BP, work=work,
@@ -64,7 +63,12 @@ def sample_plans(
 
     for family in families_of([plans[n] for n in others]):
         own = [others[n] for n in family]
-        yield from _family([plans[n] for n in own], own, by_itself, ids, prefix_BP, progress)
+        plan = plans[own[0]]
+        size = CALLS_PER_BATCH * call_rows(plan.length, ids.seed_B.device)
+        if plan.policy.name in COMMIT_POLICIES:
+            free = plan.length - (0 if prefix_BP is None else prefix_BP.shape[1])
+            size = min(size, rows_at_once(plan, process.vocab_size, free))
+        yield from _family([plans[n] for n in own], own, by_itself, ids, prefix_BP, size, progress)
 
 
 def _family(
@@ -73,11 +77,11 @@ def _family(
     by_itself: ByItself,
     ids: SequenceIds,
     prefix_BP: Tensor | None,
+    size: int,
     progress: Callable[[], None],
 ) -> Iterator[Sampled]:
     """Plans that differ in the model schedule alone, batch after batch of sequences."""
     device = ids.seed_B.device
-    size = CALLS_PER_BATCH * call_rows(plans[0].length, device)
     roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
     for rows_b in torch.arange(len(ids), device=device).split(size):
         prefix_bP = None if prefix_BP is None else prefix_BP[rows_b]

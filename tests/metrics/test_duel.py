@@ -51,7 +51,7 @@ def denoisers() -> dict[str, Transformer]:
     return {"H": network(0), "L": network(1)}
 
 
-def plan_of(name: str, parameters, schedule: str = "H2 L1", **decoding) -> Plan:
+def plan_of(name: str, parameters, schedule: str = "H4 L2", **decoding) -> Plan:
     return Plan(
         length=L,
         model_schedule=ModelSchedule.parse(schedule),

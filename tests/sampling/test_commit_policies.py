@@ -12,12 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
+from schedlab.metrics.cost import expected_cost
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy
 from schedlab.policies.commit import CommitView, best
 from schedlab.processes import MaskedProcess
+from schedlab.results.record import RoleCost
 from schedlab.results.seed_block import SeedBlock
 from schedlab.sampling import SequenceIds, decode, sample_plans
 
@@ -57,11 +60,11 @@ def ids_of(size: int, first: int = 0) -> SequenceIds:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("block_length", [0, 1, 3, 4, 10])
+@pytest.mark.parametrize("block_length", [0, 1, 3, 4, 10])  # 1, 7, 3, 2, 1 blocks of 7 tokens
 def test_a_policy_commits_masks_only_and_finishes(denoisers, name: str, block_length: int) -> None:
     prefix = torch.tensor([[1, 2, 3]]).expand(6, -1)
     states: list[torch.Tensor] = []
-    plan = plan_of(name, "H4 L3 H3", block_length=block_length)
+    plan = plan_of(name, "H14 L14 H14", block_length=block_length)
     found = decode(plan, denoisers, PROCESS, ids_of(6), prefix, trace=states.append)
     states.append(found.z_BL)
     free = LENGTH - 3
@@ -83,13 +86,13 @@ def test_a_policy_commits_masks_only_and_finishes(denoisers, name: str, block_le
                     for n in range(begun + 1, -(-free // size))
                 )
     forwards = sum(usage.forwards_B for usage in found.usage.values())
-    assert (forwards >= 1).all() and (forwards <= max(free, 10)).all()
+    assert (forwards >= 1).all() and (forwards <= 42).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_tokens_do_not_depend_on_company(denoisers, name: str, temperature: float) -> None:
-    plan = plan_of(name, "H5 L5", temperature, block_length=4)
+    plan = plan_of(name, "H5 L4", temperature, block_length=4)
     together = decode(plan, denoisers, PROCESS, ids_of(9))
     again = decode(plan, denoisers, PROCESS, ids_of(9))
     assert torch.equal(together.z_BL, again.z_BL)
@@ -115,9 +118,9 @@ def test_greedy_policies_are_deterministic(denoisers, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_through_sample_plans_it_is_the_same(denoisers, name: str) -> None:
     plans = [
-        plan_of(name, "H10", block_length=4),
+        plan_of(name, "H9", block_length=4),
         plan_of("ancestral"),
-        plan_of(name, "L10", block_length=4),
+        plan_of(name, "L9", block_length=4),
         plan_of(name, "H10", block_length=2),
     ]
     found: dict[tuple[int, int], np.ndarray] = {}
@@ -150,6 +153,111 @@ def test_a_step_of_the_schedule_is_a_call_or_a_share(denoisers) -> None:
     )
     assert at_once.usage["H"].forwards_B.tolist() == [1] * 4
     assert at_once.usage["L"].forwards_B.tolist() == [0] * 4
+
+
+def test_every_call_draws_anew() -> None:
+    """Two positions without dependence: a draw that loses a call is not kept for the next one.
+
+    By hand, with p = (0.6, 0.4) at both: the surer of two draws is committed, the first of equals,
+    and the other position is drawn again: position 0 is token 0 with probability 0.744, position 1
+    with 0.696. Four standard errors.
+    """
+
+    class Flat:
+        spec = DenoiserSpec(vocab_size=3, mask_id=2, num_blocks=0, hidden_size=1, max_length=2)
+        fingerprint = "flat"
+
+        def features(self, z_BL, t_B=None):
+            return torch.zeros(*z_BL.shape, 1, dtype=torch.float64)
+
+        def logits(self, features_ND):
+            return torch.tensor([0.6, 0.4, 1e-9]).double().log().expand(len(features_ND), -1)
+
+    plan = Plan(
+        length=2,
+        model_schedule=ModelSchedule.parse("H2"),
+        policy=PolicySpec(name="low_confidence", parameters={"block_length": 0}),
+    )
+    n = 40_000
+    z_BL = decode(plan, {"H": Flat()}, MaskedProcess(3, 2), ids_of(n)).z_BL
+    for place, exact in ((0, 0.744), (1, 0.696)):
+        share = float((z_BL[:, place] == 0).double().mean())
+        assert abs(share - exact) < 4 * (exact * (1 - exact) / n) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["low_confidence", "entropy", "prophet", "p2"])
+def test_steps_that_do_not_spread_over_the_blocks_are_refused(denoisers, name: str) -> None:
+    for steps, block_length in ((9, 2), (2, 2)):
+        plan = plan_of(name, f"H{steps}", block_length=block_length)
+        with pytest.raises(InputError, match="must be a multiple of the 5 blocks"):
+            decode(plan, denoisers, PROCESS, ids_of(1))
+
+
+@pytest.mark.parametrize("name", ["low_confidence", "entropy", "margin", "top1", "p2", "prophet"])
+@pytest.mark.parametrize(("steps", "block_length"), [(10, 0), (20, 0), (4, 0), (20, 5), (6, 4)])
+def test_calls_and_reads_are_what_was_expected(
+    denoisers, name: str, steps: int, block_length: int
+) -> None:
+    """Exactly, and for Prophet at most."""
+    half = steps // 2
+    plan = plan_of(name, f"H{half} L{steps - half}", block_length=block_length, guidance=0.5)
+    costs = {role: RoleCost(num_blocks=1, block_flops=1, head_flops=1) for role in "HL"}
+    state = decode(plan, denoisers, PROCESS, ids_of(5))
+    expected = expected_cost(plan, costs)
+    for role in "HL":
+        counted = state.usage[role].forwards_B.double()
+        if name == "prophet":
+            assert (counted <= expected.forwards[role]).all()
+        else:
+            assert (counted == expected.forwards[role]).all()
+    heads = sum(usage.head_positions_B for usage in state.usage.values()).double()
+    if name != "prophet":
+        assert (heads == expected.flops_total - expected.flops_blocks).all()
+
+
+def test_what_plans_say_of_their_calls_is_what_policies_say() -> None:
+    for name, policy in COMMIT_POLICIES.items():
+        known = name == "dilated" or not (policy.by_share or name == "prophet")
+        assert PolicySpec(name=name).calls_known == known
+
+
+def test_dreams_statistics_are_of_the_tempered_prediction() -> None:
+    """At temperature 0.5 a flat tail counts less: the order of two positions turns."""
+    from schedlab.sampling.decode import rows_at_once
+
+    p = torch.full((2, 33), 1e-12, dtype=torch.float64)
+    p[0, :2] = torch.tensor([0.6, 0.4])
+    p[1, 0], p[1, 1:31] = 0.7, 0.01
+
+    class Fixed:
+        spec = DenoiserSpec(vocab_size=33, mask_id=32, num_blocks=0, hidden_size=1, max_length=2)
+        fingerprint = "fixed"
+
+        def features(self, z_BL, t_B=None):
+            return torch.arange(2).double().expand(len(z_BL), 2)[..., None]
+
+        def logits(self, features_ND):
+            return p.log()[features_ND[:, 0].long()]
+
+    first = {}
+    for temperature in (0.5, 1.0):
+        states: list[torch.Tensor] = []
+        plan = Plan(
+            length=2,
+            model_schedule=ModelSchedule.parse("H2"),
+            policy=PolicySpec(name="entropy", parameters={"eps": 0.0}),
+            decoding=Decoding(temperature=temperature),
+        )
+        decode(plan, {"H": Fixed()}, MaskedProcess(33, 32), ids_of(1), trace=states.append)
+        first[temperature] = (states[1][0] != 32).tolist()
+    assert first == {0.5: [False, True], 1.0: [True, False]}
+    assert rows_at_once(plan, 33, 2) > 1_000
+    klass = Plan(
+        length=1024,
+        model_schedule=ModelSchedule.parse("H8"),
+        policy=PolicySpec(name="klass", parameters={"block_length": 0}),
+    )
+    assert rows_at_once(klass, 50_000, 1024) == 5
 
 
 def view_of(confidence, entropy=None, divergence=None, masked=None, **values) -> CommitView:
@@ -346,6 +454,8 @@ def test_one_step_is_that_of_the_engines(golden: Path, threshold: float) -> None
         ("klass", {"stable_calls": 1.5}, "stable_calls must be of type int"),
         ("stdd", {"block_length": True}, "block_length must be of type int"),
         ("stdd", {"block_length": -1}, "block_length must not be negative"),
+        ("stdd", {"window": 0}, "window must be positive"),
+        ("klass", {"stable_calls": 0}, "stable_calls must be positive"),
         ("first_hitting", {"a": 1}, "has no parameters"),
         ("ancestral", {"a": 1}, "has no parameter 'a'"),
     ],
