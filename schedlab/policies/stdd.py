@@ -34,8 +34,8 @@ class Stdd(CommitPolicy):
         spatial: b, weight of SD_i, c_i minus the mean of its masked neighbours up to
             `neighbours` positions away.
         lowest, highest: what the threshold is clipped to.
-        fast: factor of tokens with the same argmax for `fast_calls` calls and a spread below
-            `fast_spread`.
+        fast: factor of tokens with the same argmax for `fast_calls` calls whose spread, once it is
+            seen, is within the `fast_quantile` smallest of the block's masked positions.
         slow: factor of all others.
     """
 
@@ -50,7 +50,7 @@ class Stdd(CommitPolicy):
     fast: float = 0.9
     slow: float = 1.0
     fast_calls: int = 2
-    fast_spread: float = 0.05
+    fast_quantile: float = 0.5
     unseen_spread: float = 0.2
 
     def __post_init__(self) -> None:
@@ -60,6 +60,8 @@ class Stdd(CommitPolicy):
                 "window must be positive and neighbours not negative, got"
                 f" {self.window} and {self.neighbours}"
             )
+        if not 0 <= self.fast_quantile <= 1:
+            raise InputError(f"fast_quantile must be in [0, 1], got {self.fast_quantile}")
 
     def start(self, masked_BK: Tensor) -> History:
         """Nothing seen yet."""
@@ -79,13 +81,14 @@ class Stdd(CommitPolicy):
         last_BKW = torch.cat((past["confidence"][..., 1:], now_BK[..., None]), dim=-1)
         seen_BK = past["seen"] + 1
         same_BK = torch.where(view.token_BK == past["token"], past["same"] + 1, 1)
-        spread_BK = torch.where(
-            seen_BK >= self.window, last_BKW.std(dim=-1, correction=0), self.unseen_spread
-        )
+        is_seen_BK = seen_BK >= self.window
+        spread_BK = torch.where(is_seen_BK, last_BKW.std(dim=-1, correction=0), self.unseen_spread)
         stands_out_BK = now_BK - self._around(now_BK, view.masked_BK)
         threshold_BK = self.threshold + self.temporal * spread_BK - self.spatial * stands_out_BK
         threshold_BK = threshold_BK.clamp(self.lowest, self.highest)
-        is_fast_BK = (same_BK >= self.fast_calls) & (spread_BK < self.fast_spread)
+        of_masks_BK = spread_BK.masked_fill(~view.masked_BK, torch.nan)
+        small_B1 = of_masks_BK.nanquantile(self.fast_quantile, dim=-1, keepdim=True)
+        is_fast_BK = (same_BK >= self.fast_calls) & is_seen_BK & (spread_BK <= small_B1)
         threshold_BK = threshold_BK * torch.where(is_fast_BK, self.fast, self.slow)
         history = {
             "confidence": last_BKW,
@@ -97,13 +100,11 @@ class Stdd(CommitPolicy):
 
     def _around(self, now_BK: Tensor, masked_BK: Tensor) -> Tensor:
         """Mean confidence of masked neighbours; the position's own where it has none."""
-        size = 2 * self.neighbours + 1
-        if size == 1:
-            return now_BK
-        kernel = torch.ones(1, 1, size, dtype=torch.float64, device=now_BK.device)
-        kernel[..., self.neighbours] = 0.0
+        n = self.neighbours
+        others = torch.ones(2 * n + 1, dtype=torch.float64, device=now_BK.device)
+        others[n] = 0.0
         sums_BK, counts_BK = (
-            F.conv1d(values[:, None], kernel, padding=self.neighbours)[:, 0]
+            (F.pad(values, (n, n)).unfold(-1, 2 * n + 1, 1) * others).sum(dim=-1)
             for values in (now_BK * masked_BK, masked_BK.double())
         )
         return torch.where(counts_BK > 0, sums_BK / counts_BK.clamp(min=1.0), now_BK)

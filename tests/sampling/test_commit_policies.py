@@ -353,7 +353,7 @@ def test_stdd_reads_time_and_neighbours() -> None:
         "stdd",
         {
             "threshold": 0.6, "temporal": 2.0, "spatial": 0.5, "window": 2, "neighbours": 1,
-            "lowest": 0.0, "highest": 1.0, "fast": 0.5, "fast_calls": 3, "fast_spread": 0.01,
+            "lowest": 0.0, "highest": 1.0, "fast": 0.5, "fast_calls": 3, "fast_quantile": 0.5,
             "unseen_spread": 0.1,
         },
     )  # fmt: skip
