@@ -64,8 +64,8 @@ PolicyName = Literal[
 ]
 
 
-_CALLS_BY_PREDICTION = frozenset(
-    ("threshold", "factor", "entropy_bound", "klass", "stdd", "prophet")
+_CALLS_UNKNOWN = frozenset(
+    ("threshold", "factor", "entropy_bound", "klass", "stdd", "dilated", "prophet")
 )
 
 
@@ -77,8 +77,8 @@ class PolicySpec(Record):
 
     @property
     def calls_known(self) -> bool:
-        """Whether how many forwards a run takes is known, in expectation, before it is run."""
-        return self.name not in _CALLS_BY_PREDICTION
+        """Whether the forwards of every step are known, in expectation, before a run."""
+        return self.name not in _CALLS_UNKNOWN
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())

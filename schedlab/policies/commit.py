@@ -122,9 +122,8 @@ class CommitPolicy:
             )
 
     def reads(self, masks: int, num_calls: int) -> list[int]:
-        """Positions that every call of a block reads, at most: one token a call unless a policy
-        knows better."""
-        return list(range(masks, 0, -1))
+        """Positions that every call of a block reads, where steps are calls; at most."""
+        raise NotImplementedError
 
     def start(self, masked_BK: Tensor) -> History:
         """What is remembered of a block before its first call."""

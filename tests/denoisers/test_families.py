@@ -16,6 +16,7 @@ from schedlab.denoisers.families import FAMILIES
 from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
 from schedlab.metrics.nelbo import discrete_levels, masked_nats, uniform_rate_nats
+from schedlab.policies.remdm import RemaskView, RemdmCap
 from schedlab.processes import MaskedProcess
 from schedlab.training.objectives import losses_at
 
@@ -125,6 +126,26 @@ def test_log_probabilities_and_bound_are_mdlms(golden: Path, name: str) -> None:
     nats = masked_nats(network, case["x0"], case["xt"], rounded, weight)
     expected = case["nll_per_token_T1000"].double()
     torch.testing.assert_close(nats, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_masked_step_is_that_of_the_reference(golden: Path) -> None:
+    """The absorbing posteriors recorded beside DUO's, with the probabilities that ReMDM's loop
+    uses where nothing goes back."""
+    case = arrays(golden / "duo", "posterior")
+    mask_id = case["absorbing_x0_probs"].shape[-1] - 1
+    tried = 0
+    for n in range(len(case["alpha_t"])):
+        z = case["absorbing_xt"][n].long()
+        masked = z == mask_id
+        t, s = (1.0 - float(case[name][n]) for name in ("alpha_t", "alpha_s"))
+        view = RemaskView(t, s, masked, torch.ones(z.shape).double(), torch.ones_like(masked))
+        reveal = RemdmCap(eta=0.0).chances(view).reveal
+        expected = case["absorbing_posterior_float64"][n]
+        found = reveal * case["absorbing_x0_probs"][n].double()
+        found[..., mask_id] += 1.0 - reveal
+        torch.testing.assert_close(found[masked], expected[masked], atol=1e-5, rtol=1e-5)
+        tried += int(masked.sum())
+    assert tried > 0
 
 
 @torch.inference_mode()

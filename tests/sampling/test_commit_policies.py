@@ -217,7 +217,7 @@ def test_calls_and_reads_are_what_was_expected(
 
 def test_what_plans_say_of_their_calls_is_what_policies_say() -> None:
     for name, policy in COMMIT_POLICIES.items():
-        known = name == "dilated" or not (policy.by_share or name == "prophet")
+        known = not (policy.by_share or name == "prophet")
         assert PolicySpec(name=name).calls_known == known
 
 
