@@ -63,6 +63,8 @@ def test_saved_is_counted_where_predictions_decide(world: Path, tmp_path: Path) 
     )
     run("search", write_job(job, tmp_path / "job.toml"))
     found = json.loads((tmp_path / "run" / "search.json").read_text())
+    run("report", tmp_path / "run")
+    assert "Savings are counted" in (tmp_path / "run" / "report.html").read_text()
     heavy = next(row for row in found["rows"] if row["light_share"] == 0)["cost"]
     for row in found["rows"]:
         counted = 1 - row["cost"]["flops_total"] / heavy["flops_total"]

@@ -55,6 +55,11 @@ def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -
     )
 
 
+def kind_of_savings(setting: SearchSetting) -> str:
+    """How the FLOPs saved by a schedule are known."""
+    return "expected" if setting.policy.calls_known else "counted, for want of an expectation,"
+
+
 def as_analysed(setting: SearchSetting) -> bool:
     """Whether plans were sampled the way that the analysis measures."""
     return setting.temperature == setting.top_p == 1 and setting.policy.name == "ancestral"

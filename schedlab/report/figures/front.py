@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from schedlab.report.captions import ceiling_words, search_facts, untruncated
+from schedlab.report.captions import ceiling_words, kind_of_savings, search_facts, untruncated
 from schedlab.report.content import Figure
 from schedlab.report.figures.axes import dots
 from schedlab.report.run_data import RunData
@@ -98,11 +98,17 @@ def pareto(run: RunData) -> Figure | None:
         caption="Every evaluated schedule. Light: dominated; crosses: entropy outside the band,"
         " never picked; black: the front with its intervals; red diamonds, moved to the right by a"
         " hair: the same schedules on fresh seeds, which is what counts. Unigram entropy per"
-        " sample below, since a low Gen-PPL at low entropy is no gain. Savings are expected ones"
-        " (which steps are idle is chance). " + search_facts(file, both=True),
+        f" sample below, since a low Gen-PPL at low entropy is no gain. {_savings(file)} "
+        + search_facts(file, both=True),
         alt="Scatter chart of Gen-PPL against FLOPs saved with the front, and entropy below.",
         origin="extended",
     )
+
+
+def _savings(file: SearchFile) -> str:
+    if file.setting.policy.calls_known:
+        return "Savings are expected ones (which steps are idle is chance)."
+    return f"Savings are {kind_of_savings(file.setting)} on the search's own samples."
 
 
 def additive(run: RunData) -> Figure | None:
