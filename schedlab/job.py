@@ -6,6 +6,8 @@
     [plan]      what all plans share: length, steps, decoding, heavy and light role
     [analyze]   step importance
     [search]    which schedules, how many sequences, how long
+    [task]      prompts with right answers, instead of a corpus
+    [policies]  which policies are compared and tuned, instead of schedules
     [output]    run folder, which plan to export
 
 Unknown keys are refused with the nearest known one. Paths are relative to the job file. Loading
@@ -29,13 +31,15 @@ from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.plan.importance_config import ImportanceConfig
 from schedlab.plan.lab_config import LabConfig
 from schedlab.plan.model_schedule import MAX_STEPS
-from schedlab.plan.plan import MAX_LENGTH, Role
+from schedlab.plan.plan import MAX_LENGTH, PolicyName, Role, Scalar
+from schedlab.plan.task_config import TaskConfig
 from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Many = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(ge=0, le=100)]
 
 # Sequences are addressed by (seed, index): what must be independent gets seeds apart.
 FRESH_SEED_OFFSET = 1_000_003
@@ -179,6 +183,58 @@ class SearchConfig(Record):
     max_plans: Count = 20_000
 
 
+class PoliciesConfig(Record):
+    """The `[policies]` table: a search over policies, their parameters, and what goes with them.
+
+    How many sequences, how many fresh ones, the workers, the prefix and the entropy band are those
+    of `[search]`; `[plan]` names the policy and the number of steps that all is compared with, and
+    its number of steps is the most that any gets.
+
+    Args:
+        quality: `accuracy` on the job's task; `gen_ppl` of samples, whose entropy must stay in the
+            band around `[plan]`'s policy; `duel`: the exact likelihood of held-out text under the
+            policy, for policies that have one.
+        cost: per sequence, counted to the stop: `forwards`, `block_forwards`, `flops_total` or
+            `seconds`.
+        names: policies whose knob is swept.
+        tuned: policies whose parameters Optuna searches as well.
+        points: values of a knob in a sweep.
+        temperatures, block_lengths: swept with the knob and tuned; `[plan]`'s temperature by
+            default, and no blocks.
+        schedules: model schedules of the sweeps, as roles of equal parts; heavy by default.
+        schedule_parts: tune the model schedule as well, as roles of so many equal parts.
+        roles: what these parts may be; heavy and light by default.
+        trials: proposals per tuned policy and repeat, beyond the sweep's points.
+        repeats: independent searches per tuned policy, by the seed of the proposals.
+        sampler: Optuna's.
+        most_fresh: plans of a tuned policy's front that are measured again, per repeat.
+        parameters: per policy, fixed instead of swept or tuned.
+    """
+
+    quality: Literal["accuracy", "gen_ppl", "duel"] = "accuracy"
+    cost: Literal["forwards", "block_forwards", "flops_total", "seconds"] = "forwards"
+    names: Annotated[list[PolicyName], Field(min_length=1)] = [
+        "ancestral",
+        "low_confidence",
+        "threshold",
+        "factor",
+        "entropy_bound",
+        "klass",
+    ]
+    tuned: list[PolicyName] = ["stdd"]
+    points: Annotated[int, Field(ge=1, le=1_000)] = 8
+    temperatures: Annotated[list[Temperature], Field(min_length=1)] | None = None
+    block_lengths: Annotated[list[Natural], Field(min_length=1)] = [0]
+    schedules: Annotated[list[list[Role]], Field(min_length=1)] | None = None
+    schedule_parts: Natural = 0
+    roles: Annotated[list[Role], Field(min_length=1)] | None = None
+    trials: Annotated[int, Field(ge=0, le=100_000)] = 60
+    repeats: Annotated[int, Field(ge=1, le=100)] = 1
+    sampler: Literal["auto", "gp", "tpe"] = "auto"
+    most_fresh: Annotated[int, Field(ge=1, le=1_000)] = 12
+    parameters: dict[PolicyName, dict[str, Scalar]] = {}
+
+
 class OutputConfig(Record):
     """The `[output]` table.
 
@@ -211,11 +267,46 @@ class Job(Record):
     plan: PlanConfig = PlanConfig()
     analyze: AnalyzeConfig = AnalyzeConfig()
     search: SearchConfig = SearchConfig()
+    task: TaskConfig | None = None
+    policies: PoliciesConfig | None = None
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        for where, role in self._roles():
+            if role not in self.lab.denoisers:
+                raise InputError(
+                    f"{where}: role {role!r} has no denoiser; lab.denoisers has"
+                    f" {sorted(self.lab.denoisers)}"
+                )
+        for where, prefix_length in (
+            ("analyze", self.analyze.prefix_length),
+            ("search", self.search.prefix_length),
+        ):
+            if prefix_length >= self.plan.length:
+                raise InputError(
+                    f"{where}.prefix_length must be below the length {self.plan.length},"
+                    f" got {prefix_length}"
+                )
+        for key, blocks in (
+            ("num_sequences", self.blocks),
+            ("fresh_sequences", self.fresh_blocks),
+        ):
+            try:
+                blocks()
+            except InputError as error:
+                raise InputError(f"search.{key}: {error}") from None
+        if self.policies is not None:
+            self._check_policies(self.policies)
+        else:
+            self._check_schedules()
+        return self
+
+    def _check_schedules(self) -> None:
+        """What a search over model schedules needs."""
         plan, search = self.plan, self.search
+        if self.task is not None:
+            raise InputError("task: is what a search over policies measures; add [policies]")
         if plan.heavy == plan.light:
             raise InputError(f"plan.heavy and plan.light must differ, both are {plan.heavy!r}")
         for where, roles in (
@@ -230,12 +321,6 @@ class Job(Record):
                 f"search.roles must hold a second role beside {plan.heavy!r} for trials,"
                 f" got {search.roles}"
             )
-        for where, role in self._roles():
-            if role not in self.lab.denoisers:
-                raise InputError(
-                    f"{where}: role {role!r} has no denoiser; lab.denoisers has"
-                    f" {sorted(self.lab.denoisers)}"
-                )
         if search.num_segments > plan.num_steps:
             raise InputError(
                 f"search.num_segments must not exceed the {plan.num_steps} steps,"
@@ -264,34 +349,49 @@ class Job(Record):
                 f"search.additive_steps must not exceed the {plan.num_steps} steps,"
                 f" got {search.additive_steps}"
             )
-        for where, prefix_length in (
-            ("analyze", self.analyze.prefix_length),
-            ("search", search.prefix_length),
-        ):
-            if prefix_length >= plan.length:
-                raise InputError(
-                    f"{where}.prefix_length must be below the length {plan.length},"
-                    f" got {prefix_length}"
-                )
         if search.additive and search.prefix_length not in (0, self.analyze.prefix_length):
             raise InputError(
                 "search.prefix_length must equal analyze.prefix_length where additive scores are"
                 f" used, got {search.prefix_length} and {self.analyze.prefix_length}; set both or"
                 " search.additive = false"
             )
-        for key, blocks in (
-            ("num_sequences", self.blocks),
-            ("fresh_sequences", self.fresh_blocks),
-        ):
-            try:
-                blocks()
-            except InputError as error:
-                raise InputError(f"search.{key}: {error}") from None
         self.importance_config()
-        return self
+
+    def _check_policies(self, table: PoliciesConfig) -> None:
+        """What a search over policies needs."""
+        if (table.quality == "accuracy") != (self.task is not None):
+            raise InputError(
+                "policies.quality 'accuracy' and a [task] table belong together, got"
+                f" {table.quality!r} and {'a' if self.task else 'no'} task"
+            )
+        for where, names in (("names", table.names), ("tuned", table.tuned)):
+            if len(set(names)) < len(names):
+                raise InputError(f"policies.{where} names one twice: {names}; name each once")
+        if self.search.race_from is not None or self.search.max_cost is not None:
+            raise InputError(
+                "search.race_from and search.max_cost are for searches over model schedules; leave"
+                " them out where there is a [policies] table"
+            )
+        if table.schedule_parts > self.plan.num_steps:
+            raise InputError(
+                f"policies.schedule_parts must not exceed the {self.plan.num_steps} steps, got"
+                f" {table.schedule_parts}"
+            )
+        if table.quality == "duel" and (table.temperatures or [self.plan.temperature]) != [1.0]:
+            raise InputError(
+                "policies.quality 'duel' is the likelihood at temperature 1; set"
+                " plan.temperature = 1"
+            )
 
     def _roles(self) -> list[tuple[str, Role]]:
-        named = [("plan.heavy", self.plan.heavy), ("plan.light", self.plan.light)]
+        named = [("plan.heavy", self.plan.heavy)]
+        if (table := self.policies) is not None:
+            parts = [*(table.schedules or []), table.roles or []]
+            named += [("policies", role) for roles in parts for role in roles]
+            if table.schedule_parts and table.roles is None:
+                named.append(("plan.light", self.plan.light))
+            return named
+        named.append(("plan.light", self.plan.light))
         named += [("search.roles", role) for role in self.search.roles or []]
         named += [("analyze.lights", role) for role in self.analyze.lights or []]
         named += [("analyze.heavy_b", self.analyze.heavy_b)] if self.analyze.heavy_b else []
@@ -318,12 +418,17 @@ class Job(Record):
         prefixes too."""
         table = self.search
         number = table.fresh_sequences or table.num_sequences
-        analyzed = self.analyze.num_windows if table.additive else 0
-        first = max(table.num_sequences, analyzed) if table.prefix_length else 0
+        analyzed = self.analyze.num_windows if table.additive and self.policies is None else 0
+        numbered = table.prefix_length or self.task or self._is_duel
+        first = max(table.num_sequences, analyzed) if numbered else 0
         return tuple(
             replace(block, first=first + block.first)
             for block in seed_blocks(self.fresh_seed, number, table.block_size)
         )
+
+    @property
+    def _is_duel(self) -> bool:
+        return self.policies is not None and self.policies.quality == "duel"
 
     def importance_config(self) -> ImportanceConfig:
         """What the analysis is asked to do."""
@@ -388,7 +493,9 @@ def with_absolute_paths(job: Job, folder: Path) -> Job:
     same files."""
 
     def place(location: str) -> str:
-        is_name = location in ("bundled", "embedded") or location.startswith(("bundled:", "hf:"))
+        is_name = location in ("bundled", "embedded", "none", "sudoku") or location.startswith(
+            ("bundled:", "hf:")
+        )
         return location if is_name else os.path.normpath(folder / location)
 
     lab = job.lab.model_copy(
@@ -402,6 +509,7 @@ def with_absolute_paths(job: Job, folder: Path) -> Job:
         update={
             "lab": lab,
             "corpus": job.corpus.model_copy(update={"source": place(job.corpus.source)}),
+            "task": job.task and job.task.model_copy(update={"source": place(job.task.source)}),
             "output": job.output.model_copy(update={"folder": place(job.output.folder)}),
         }
     )

@@ -1,10 +1,10 @@
 """The bundled network: a transformer over tokens, as a denoiser or as an autoregressive scorer.
 
-Pre-norm blocks with rotary positions, RMSNorm, a GELU MLP, no biases, no time input: a masked
-diffusion denoiser needs none, since the state itself shows the noise level. What enters attention
-and MLP is mixed with its neighbours first (`TokenShift`): masked models are slow to find out that
-neighbours matter, and this gives it to them. With `causal=True` the same network predicts the next
-token.
+Pre-norm blocks with rotary positions (learned ones too on wish), RMSNorm, a GELU MLP, no biases,
+no time input: a masked diffusion denoiser needs none, since the state itself shows the noise
+level. What enters attention and MLP is mixed with its neighbours first (`TokenShift`): masked
+models are slow to find out that neighbours matter, and this gives it to them. With `causal=True`
+the same network predicts the next token.
 
 Legend: B sequences, L positions, D hidden size, H heads, N picked positions, V vocabulary.
 
@@ -17,8 +17,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from typing import cast
+from typing import Any, cast
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ class TransformerConfig(Record):
         max_length: longest sequence it is made for.
         causal: whether a position sees only itself and what stands before it.
         mlp_ratio: inner width of the MLP over D.
+        learned_positions: add a learned vector for every position to the embeddings: where a
+            position itself means something, as a cell of a grid does.
     """
 
     vocab_size: int
@@ -53,6 +56,15 @@ class TransformerConfig(Record):
     max_length: int
     causal: bool = False
     mlp_ratio: int = 4
+    learned_positions: bool = False
+
+    @pydantic.model_serializer(mode="wrap")
+    def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a network does not have: fingerprints stay as they were before it."""
+        found: dict[str, Any] = handler(self)
+        if not self.learned_positions:
+            found.pop("learned_positions", None)
+        return found
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
@@ -75,6 +87,10 @@ class Transformer(Network):
         # Its own first values would be drawn, which on the meta device imports the compiler.
         weight = torch.empty(config.vocab_size, size)
         self.embedding = nn.Embedding(config.vocab_size, size, _weight=weight)
+        self.positions = None
+        if config.learned_positions:
+            weight = torch.empty(config.max_length, size)
+            self.positions = nn.Embedding(config.max_length, size, _weight=weight)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.norm = nn.RMSNorm(size, eps=1e-6)
         self.head = nn.Linear(size, config.vocab_size, bias=False)
@@ -91,7 +107,8 @@ class Transformer(Network):
                 if weight.ndim < 2:
                     weight.fill_(_FIRST_SHIFT if "shift" in name else 1.0)  # else RMSNorm's gain
                     continue
-                first_std = {"embedding.weight": 1.0, "head.weight": 0.002}
+                first_std = {"embedding.weight": 1.0, "positions.weight": 1.0}
+                first_std["head.weight"] = 0.002
                 std = first_std.get(name, 0.5 / math.sqrt(weight.shape[1]))
                 if name.endswith(("attention.output.weight", "mlp.output.weight")):
                     std *= branch_scale
@@ -182,6 +199,8 @@ class Transformer(Network):
         """The input of the last block, (B, L, D), and the rotary table."""
         self.check_length(z_BL.shape[1])
         x_BLD = self.embedding(z_BL)
+        if self.positions is not None:
+            x_BLD = x_BLD + self.positions.weight[: z_BL.shape[1]]
         rotary = rotary_table(
             z_BL.shape[1], self.config.hidden_size // self.config.num_heads, x_BLD
         )

@@ -23,19 +23,24 @@ import numpy as np
 import torch
 
 from schedlab.errors import InputError, SchedlabError
-from schedlab.evaluation.lab import Lab
+from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
-from schedlab.evaluation.prompts import Prompts
-from schedlab.metrics import Samples, compute_all, metric_versions
+from schedlab.evaluation.prompts import Given, HeldOut, Prompts
+from schedlab.metrics import Samples, compute_all, metric_names, metric_versions
 from schedlab.metrics.cost import expected_cost, role_costs
+from schedlab.metrics.duel import check_has_likelihood, scored
+from schedlab.metrics.samples import FloatArray
 from schedlab.plan import Plan, families_of
 from schedlab.policies import OWN_LOOP, check_policy
-from schedlab.results.measurement import Measurement, merge
+from schedlab.results.measurement import DUEL_NATS, DUEL_TOKENS, Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
 from schedlab.sampling import Sampled, SequenceIds, Work, check_roles, sample_plans
+from schedlab.tasks import Task
 
+ACCURACY = "accuracy"
+DUEL_VERSION = 1
 ENGINE_VERSION = 4
 """Part of the store's key: raise it when the sampler gives other tokens for the same plan."""
 
@@ -50,7 +55,7 @@ def evaluate(
     *,
     lab: Lab,
     store: Store,
-    prompts: Prompts | None = None,
+    prompts: Given | None = None,
     progress: Progress | None = None,
 ) -> list[Measurement]:
     """Measure plans on seed blocks; what the store holds is not run again.
@@ -60,7 +65,8 @@ def evaluate(
         blocks: which sequences; all plans get the same noise.
         lab: denoisers, scorer and the rest.
         store: finished evaluations; every new one is written at once.
-        prompts: given prefixes; None for unconditional samples.
+        prompts: given prefixes; None for unconditional samples; whole texts to measure their
+            likelihood instead of sampling.
         progress: told how far it is.
 
     Returns:
@@ -91,7 +97,7 @@ def run_missing(
     *,
     lab: Lab,
     store: Store,
-    prompts: Prompts | None = None,
+    prompts: Given | None = None,
     progress: Progress | None = None,
     work: Work | None = None,
 ) -> None:
@@ -121,28 +127,47 @@ def run_missing(
     told(0)
     for group, group_blocks in _groups(missing):
         # A price of its own for every group: forwards of other lengths cost something else.
-        for record in _run_group(
-            group, group_blocks, identities, lab, prompts, told, work or Work()
-        ):
+        priced = work or Work()
+        if isinstance(prompts, HeldOut):
+            records = _likelihoods(group, group_blocks, identities, lab, prompts, priced)
+        else:
+            records = _run_group(group, group_blocks, identities, lab, prompts, told, priced)
+        for record in records:
             store.put(record)
             done += 1
             told(0)
 
 
-def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Prompts | None) -> Identity:
+def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Given | None) -> Identity:
     """What the record of a plan on a block is known by in the store."""
     return Identity(
         plan=plan,
         block=block,
         denoisers={role: lab.denoisers[role].fingerprint for role in plan.model_schedule.roles},
         tokenizer=lab.tokenizer.fingerprint,
-        scorer=lab.scorer.fingerprint,
+        scorer=lab.scorer.fingerprint if lab.scorer else NO_SCORER,
         prompts=prompts.digest_of(block) if prompts is not None else None,
         precision=lab.precision,
         device=lab.kernels,
         engine=ENGINE_VERSION,
-        metrics=metric_versions(),
+        metrics=_metric_versions(lab, prompts),
     )
+
+
+def _metric_versions(lab: Lab, prompts: Given | None) -> dict[str, int]:
+    if isinstance(prompts, HeldOut):
+        return {"duel": DUEL_VERSION}
+    versions = metric_versions(_metric_names(lab, prompts))
+    return versions if _task_of(prompts) is None else versions | {ACCURACY: 1}
+
+
+def _metric_names(lab: Lab, prompts: Given | None) -> tuple[str, ...]:
+    of_answers = _task_of(prompts) is not None
+    return metric_names(has_scorer=lab.scorer is not None, of_answers=of_answers)
+
+
+def _task_of(prompts: Given | None) -> Task | None:
+    return prompts.task if isinstance(prompts, Prompts) else None
 
 
 def _groups(
@@ -198,7 +223,7 @@ def _run_group(
             stored += len(plans)
 
 
-def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Prompts | None) -> float:
+def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | None) -> float:
     """Expected forwards of all plans on a sequence, those of shared beginnings once."""
     prefix_length = prompts.prefix_length if prompts is not None else 0
     total = 0.0
@@ -245,9 +270,13 @@ def _records(
     samples = Samples.of(
         tokens_UL, prefix_length=prefix_length, codec=lab.tokenizer, scorer=lab.scorer
     )
-    seconds = {role: work.seconds[role] / work.forwards[role] for role in work.forwards}
-    for n, scores in enumerate(compute_all(samples, text_NS)):
+    right_U = _right(samples, [one.sequence - first for one in found for _ in one.tokens_UL],
+                     block, prompts)  # fmt: skip
+    seconds = _prices(work)
+    names = _metric_names(lab, prompts)
+    for n, measured in enumerate(compute_all(samples, text_NS, names)):
         own = plans[n].model_schedule.roles
+        scores = {**measured} if right_U is None else {**measured, ACCURACY: right_U[text_NS[n]]}
         yield BlockRecord(
             identity=identities[plans[n], block],
             prefix_length=prefix_length,
@@ -265,6 +294,67 @@ def _records(
                 (seconds.get(role, 0.0) * forwards[role][n] for role in own), np.zeros(block.size)
             ).tolist(),
         )
+
+
+def _right(
+    samples: Samples, place_U: Sequence[int], block: SeedBlock, prompts: Prompts | None
+) -> FloatArray | None:
+    """1 for every text that answers its item of the task, else 0, (U,)."""
+    task = _task_of(prompts)
+    if task is None:
+        return None
+    answers = [text.generated[0] for text in samples.texts]  # up to the first separator
+    return np.array(
+        [
+            float(task.is_right(block.first + place, answer))
+            for place, answer in zip(place_U, answers, strict=True)
+        ]
+    )
+
+
+def _prices(work: Work) -> dict[str, float]:
+    """Mean seconds of a forward, by role."""
+    return {role: work.seconds[role] / work.forwards[role] for role in work.forwards}
+
+
+def _likelihoods(
+    plans: Sequence[Plan],
+    blocks: Sequence[SeedBlock],
+    identities: Mapping[tuple[Plan, SeedBlock], Identity],
+    lab: Lab,
+    texts: HeldOut,
+    work: Work,
+) -> Iterator[BlockRecord]:
+    """Records of what texts cost under all plans: nothing is drawn, seeds only choose texts."""
+    for block in blocks:
+        tokens_SL = texts.of_block(block)
+        for plan in plans:
+            bound, asked = scored(
+                plan, lab.denoisers, lab.process, tokens_SL,
+                prefix_length=texts.prefix_length, device=lab.device, work=work,
+            )  # fmt: skip
+            seconds = _prices(work)
+            yield BlockRecord(
+                identity=identities[plan, block],
+                prefix_length=texts.prefix_length,
+                tokens=tokens_SL.tolist(),
+                scores={
+                    DUEL_NATS: bound.nats_S.tolist(),
+                    DUEL_TOKENS: bound.tokens_S.astype(float).tolist(),
+                },
+                usage={
+                    role: RoleUsage(
+                        forwards=found.forwards_S.tolist(),
+                        head_positions=found.head_positions_S.tolist(),
+                    )
+                    for role, found in asked.items()
+                },
+                costs=role_costs(plan, lab.denoisers),
+                seconds=sum(
+                    (seconds.get(role, 0.0) * found.forwards_S for role, found in asked.items()),
+                    np.zeros(block.size),
+                ).tolist(),
+            )
 
 
 def _column(name: str, column_B: np.ndarray) -> list[float | None]:
@@ -285,7 +375,7 @@ def _check(
     plans: Sequence[Plan],
     blocks: Sequence[SeedBlock],
     lab: Lab,
-    prompts: Prompts | None,
+    prompts: Given | None,
 ) -> None:
     if not blocks or len(set(blocks)) != len(blocks):
         raise InputError(
@@ -304,6 +394,8 @@ def _check(
                 f"a plan's length must be at most the {lab.max_length} that the denoisers were"
                 f" trained for, got {plan.length}; lower length"
             )
+        if isinstance(prompts, HeldOut):
+            check_has_likelihood(plan)
         if prompts is not None and prompts.prefix_length >= plan.length:
             raise InputError(
                 f"a prefix must be shorter than the plan's length {plan.length}, got"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schedlab.evaluation.evaluate import Progress, evaluate
 from schedlab.evaluation.lab import Lab
-from schedlab.evaluation.prompts import Prompts
+from schedlab.evaluation.prompts import Given
 from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Plan
 from schedlab.results.measurement import Measurement
@@ -23,7 +23,7 @@ class Evaluator:
 
     lab: Lab
     store: Store
-    prompts: Prompts | None = None
+    prompts: Given | None = None
     progress: Progress | None = None
 
     def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> list[Measurement]:

@@ -23,6 +23,8 @@ SHARED_FIELDS = (
     "process", "vocab_size", "mask_id", "max_length", "noise_schedule", "prediction"
 )  # fmt: skip
 
+NO_SCORER = "none"
+
 
 class Codec(Protocol):
     """What a lab needs of a tokeniser."""
@@ -50,7 +52,7 @@ class Lab:
             schedule and prediction.
         process: the noising process over their vocabulary.
         tokenizer: between its tokens and text.
-        scorer: scores the texts.
+        scorer: scores the texts; None where Gen-PPL is not measured.
         precision: dtype of the denoisers, for the record.
         device: where the denoisers are, such as `cpu` or `cuda`.
         compiled: whether they run compiled.
@@ -62,7 +64,7 @@ class Lab:
     denoisers: Mapping[str, Denoiser]
     process: MaskedProcess
     tokenizer: Codec
-    scorer: Scorer
+    scorer: Scorer | None
     precision: str = "float32"
     device: str = "cpu"
     compiled: bool = False
@@ -89,6 +91,11 @@ class Lab:
             )
 
     @property
+    def scorer_name(self) -> str:
+        """The scorer's name, `none` without one."""
+        return self.scorer.name if self.scorer else NO_SCORER
+
+    @property
     def max_length(self) -> int:
         """Longest sequence that the denoisers were made for."""
         return next(iter(self.denoisers.values())).spec.max_length
@@ -98,8 +105,8 @@ class Lab:
         return {
             "denoisers": {role: model.fingerprint for role, model in self.denoisers.items()},
             "tokenizer": self.tokenizer.fingerprint,
-            "scorer": self.scorer.fingerprint,
-            "scorer_name": self.scorer.name,
+            "scorer": self.scorer.fingerprint if self.scorer else NO_SCORER,
+            "scorer_name": self.scorer_name,
             "precision": self.precision,
             "device": self.kernels,
         }
@@ -136,7 +143,9 @@ def build_lab(config: LabConfig) -> Lab:
         denoisers=denoisers,
         process=masked_process(spec),
         tokenizer=tokenizer,
-        scorer=load_scorer(config.scorer, tokenizer=tokenizer, device=device),
+        scorer=None
+        if config.scorer == NO_SCORER
+        else load_scorer(config.scorer, tokenizer=tokenizer, device=device),
         precision=precision,
         device=device,
         compiled=config.compile,

@@ -11,6 +11,7 @@ Legend: S texts, L positions, P given positions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from schedlab.plan import Plan
 from schedlab.policies import COMMIT_POLICIES, commit_policy
 from schedlab.processes import MaskedProcess
 from schedlab.results.seed_block import SeedBlock
-from schedlab.sampling import SequenceIds, decode
+from schedlab.sampling import SequenceIds, Work, decode
 from schedlab.sampling.decode import Forced, rows_at_once
+from schedlab.sampling.sampler import Usage
 
 
 def duel(
@@ -50,23 +52,70 @@ def duel(
     Raises:
         InputError: the policy has no exact likelihood, or texts of another length.
     """
-    reason = refusal(plan)
-    if reason is not None:
-        raise InputError(f"policy {plan.policy}: texts have no exact likelihood: {reason}")
+    bound, _ = scored(
+        plan,
+        denoisers,
+        process,
+        tokens_SL,
+        prefix_length=prefix_length,
+        batch_size=batch_size,
+        device=device,
+    )
+    return bound
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a denoiser was asked for, by text: int64 (S,) each."""
+
+    forwards_S: NDArray[np.int64]
+    head_positions_S: NDArray[np.int64]
+
+
+def scored(
+    plan: Plan,
+    denoisers: Mapping[str, Denoiser],
+    process: MaskedProcess,
+    tokens_SL: NDArray[np.int64],
+    *,
+    prefix_length: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    work: Work | None = None,
+) -> tuple[Bound, dict[str, Asked]]:
+    """`duel`, and what it asked of every role; what is done is counted in `work`."""
+    check_has_likelihood(plan)
     S, L = tokens_SL.shape
     if plan.length != L:
         raise InputError(f"texts must have the plan's length {plan.length}, got {L}")
     batch_size = min(batch_size, rows_at_once(plan, process.vocab_size, L - prefix_length))
     nats: list[NDArray[np.float64]] = []
+    usage: dict[str, list[Usage]] = {role: [] for role in plan.model_schedule.roles}
     for begin in range(0, S, batch_size):
         text_BL = torch.from_numpy(tokens_SL[begin : begin + batch_size]).to(device)
         B = len(text_BL)
         forced = Forced(text_BL, torch.zeros(B, dtype=torch.float64, device=device))
         prefix_BP = text_BL[:, :prefix_length] if prefix_length else None
         ids = SequenceIds.of([SeedBlock(seed=0, first=0, size=B)], device=device)  # draws nothing
-        decode(plan, denoisers, process, ids, prefix_BP, forced=forced)
+        state = decode(plan, denoisers, process, ids, prefix_BP, forced=forced, work=work)
         nats.append(forced.nats_B.cpu().numpy())
-    return Bound(np.concatenate(nats), np.full(S, L - prefix_length))
+        for role, found in state.usage.items():
+            usage[role].append(found)
+    asked = {
+        role: Asked(
+            torch.cat([found.forwards_B for found in parts]).cpu().numpy(),
+            torch.cat([found.head_positions_B for found in parts]).cpu().numpy(),
+        )
+        for role, parts in usage.items()
+    }
+    return Bound(np.concatenate(nats), np.full(S, L - prefix_length)), asked
+
+
+def check_has_likelihood(plan: Plan) -> None:
+    """Refuse a plan under which texts have no exact likelihood."""
+    reason = refusal(plan)
+    if reason is not None:
+        raise InputError(f"policy {plan.policy}: texts have no exact likelihood: {reason}")
 
 
 def refusal(plan: Plan) -> str | None:

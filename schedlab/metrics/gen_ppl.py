@@ -17,6 +17,7 @@ from schedlab.metrics.samples import SampleMetric, Samples
 
 
 def _compute(samples: Samples) -> dict[str, NDArray[np.float64]]:
+    assert samples.scorer is not None, "asked for where there is a scorer"
     nll_S, tokens_S = samples.scorer.score(samples.texts)
     return {"nll": nll_S, "scored_tokens": tokens_S.astype(np.float64)}
 

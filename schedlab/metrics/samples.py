@@ -68,16 +68,16 @@ class Samples:
     Args:
         tokens_SG: generated tokens, int64.
         texts: the samples as text.
-        scorer: scores texts for Gen-PPL.
+        scorer: scores texts for Gen-PPL; None where that is not measured.
     """
 
     tokens_SG: IntArray
     texts: tuple[SplitText, ...]
-    scorer: Scorer
+    scorer: Scorer | None
 
     @classmethod
     def of(
-        cls, tokens_SL: ArrayLike, *, prefix_length: int, codec: TextCodec, scorer: Scorer
+        cls, tokens_SL: ArrayLike, *, prefix_length: int, codec: TextCodec, scorer: Scorer | None
     ) -> Samples:
         """From final tokens (S, L), of which the first `prefix_length` were given."""
         rows_SL = np.asarray(tokens_SL, dtype=np.int64)

@@ -71,13 +71,14 @@ def run_analyze(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
 
 
 def run_search(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
-    """Search for schedules; analyzes first where the job wants additive schedules.
+    """Search for schedules; analyzes first where the job wants additive schedules. A job with a
+    `[policies]` table is a search over policies instead.
 
     Args:
         job, run_dir: as in `run_analyze`.
 
     Returns:
-        The run folder, with `search.json`.
+        The run folder, with `search.json` or `policies.json`.
 
     Raises:
         InputError: the job, what it names or the folder does not fit.
@@ -85,6 +86,8 @@ def run_search(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
     """
     loaded = _loaded(job)
     stages: tuple[Stage, ...] = ("analyze", "search") if loaded.search.additive else ("search",)
+    if loaded.policies is not None:
+        stages = ("policies",)
     return _run(loaded, run_dir, stages)
 
 
@@ -111,6 +114,11 @@ def estimate_job(job: Job | PathLike) -> Estimate:
     from schedlab.pipeline.stages import Run
 
     loaded = _loaded(job)
+    if loaded.policies is not None:
+        raise InputError(
+            "estimate: how many forwards a policy takes is for its predictions to say; run the"
+            " search with few search.num_sequences and trials first"
+        )
     check_size(loaded)
     with tempfile.TemporaryDirectory() as folder, reporter() as progress:
         run = Run(loaded, RunFolder(folder), progress)

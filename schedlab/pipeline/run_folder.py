@@ -4,6 +4,7 @@ job.toml          the job as it runs (absolute paths, sized by calibration)
 run.json          which stages were asked for, which are done
 environment.json  versions, fingerprints
 importance.json, importance.npz, evals/, optuna.db, search.json
+policies.json, optuna-POLICY-N.db   of a search over policies
 report.html, report.pdf, plan.json, samples.txt
 .lock             held while a process works in the folder
 """
@@ -21,22 +22,24 @@ from schedlab.errors import InputError
 from schedlab.files import FileRecord, canonical_json, sha256_text, write_atomic
 from schedlab.job import Job, dump_job, load_job
 
-Stage = Literal["analyze", "search", "report", "export"]
+Stage = Literal["analyze", "search", "policies", "report", "export"]
 
 JOB, STATE, LOCK = "job.toml", "run.json", ".lock"
 IMPORTANCE, SEARCH, ENVIRONMENT = "importance.json", "search.json", "environment.json"
 DATABASE, PLAN, SAMPLES = "optuna.db", "plan.json", "samples.txt"
+POLICIES = "policies.json"
 
 # What the result of a stage depends on, and nothing else.
 STAGE_TABLES: dict[Stage, tuple[str, ...]] = {
     "analyze": ("job", "lab", "corpus", "plan", "analyze"),
     "search": ("job", "lab", "corpus", "plan", "analyze", "search"),
+    "policies": ("job", "lab", "corpus", "plan", "task", "search", "policies"),
 }
 
 
 # A folder holds one study: these tables stay. The others may change, such as the number of
 # sequences: what is stored is kept, stages that depend on the change run again.
-STUDY_TABLES = ("lab", "corpus", "plan")
+STUDY_TABLES = ("lab", "corpus", "plan", "task")
 
 
 class RunState(FileRecord):
@@ -89,7 +92,7 @@ class RunFolder:
         self._refuse_strangers()
         if (self / JOB).exists() and self.has_results:
             self._check_same_study(job)
-        order: tuple[Stage, ...] = ("analyze", "search", "report", "export")
+        order: tuple[Stage, ...] = ("analyze", "search", "policies", "report", "export")
         wanted = {*self.state.stages, *stages}
         # The state first: a folder with a job but without a state is a stranger's.
         self._update(stages=tuple(stage for stage in order if stage in wanted))

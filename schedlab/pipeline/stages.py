@@ -22,7 +22,7 @@ from schedlab.deploy.runtime import run_plan
 from schedlab.errors import InputError
 from schedlab.evaluation.evaluator import Evaluator
 from schedlab.evaluation.lab import Lab, build_lab
-from schedlab.evaluation.prompts import Prompts
+from schedlab.evaluation.prompts import Given, HeldOut, Prompts
 from schedlab.files import canonical_json, write_atomic
 from schedlab.importance import analyze
 from schedlab.job import Job
@@ -32,6 +32,7 @@ from schedlab.pipeline.run_folder import (
     ENVIRONMENT,
     IMPORTANCE,
     PLAN,
+    POLICIES,
     SAMPLES,
     SEARCH,
     RunFolder,
@@ -40,7 +41,7 @@ from schedlab.pipeline.run_folder import (
 from schedlab.pipeline.threads import choose_threads
 from schedlab.pipeline.workers import ParallelEvaluator
 from schedlab.plan.plan import DenoiserRef, FileRef
-from schedlab.policies import check_policy
+from schedlab.policies import check_policy, default_parameters
 from schedlab.report import build_report
 from schedlab.results import Store
 from schedlab.results.environment_file import (
@@ -53,8 +54,11 @@ from schedlab.results.importance_file import ImportanceFile
 from schedlab.sampling.compiled import Compiled
 from schedlab.search.additive import StepCosts, step_costs
 from schedlab.search.bench import Bench
+from schedlab.search.policies import PolicyContext, search_policies
 from schedlab.search.proposals import propose
 from schedlab.search.run import Context, search
+from schedlab.tasks import Task, load_task
+from schedlab.tasks.rows import encode_prompts
 from schedlab.text.corpora import Corpus, load_corpus
 from schedlab.text.tokenizer import Tokenizer
 from schedlab.text.windows import Windows, held_out_windows
@@ -91,10 +95,9 @@ class Run:
 
     def windows(self, num: int) -> Windows:
         """Held-out windows; more of them keep the fewer."""
-        process = self.lab.process
         return held_out_windows(
             self.corpus,
-            Tokenizer.for_model(self.job.lab.tokenizer, process.vocab_size, process.mask_id),
+            self.tokenizer,
             split=self.job.corpus.split,
             length=self.job.plan.length,
             num=num,
@@ -104,16 +107,39 @@ class Run:
     @property
     def needs_corpus(self) -> bool:
         """Whether anything of the job reads text."""
-        return self.job.search.additive or self.job.search.prefix_length > 0
+        job = self.job
+        if job.policies is not None:
+            is_duel = job.policies.quality == "duel"
+            return job.task is None and (is_duel or job.search.prefix_length > 0)
+        return job.search.additive or job.search.prefix_length > 0
 
     @cached_property
-    def prompts(self) -> Prompts | None:
-        """Given prefixes of the search and of the measurements on fresh seeds, each used once."""
-        if not (length := self.job.search.prefix_length):
-            return None
-        blocks = (*self.job.blocks(), *self.job.fresh_blocks())
+    def prompts(self) -> Given | None:
+        """What sequences of the search and of the measurements on fresh seeds are given, each
+        prefix, item of a task or text used once."""
+        job, length = self.job, self.job.search.prefix_length
+        blocks = (*job.blocks(), *job.fresh_blocks())
         number = max(block.first + block.size for block in blocks)
-        return Prompts.of(self.windows(number).tokens_SL[:, :length])
+        if job.task is not None:
+            return self._task_prompts(load_task(job.task, number))
+        if job.policies is not None and job.policies.quality == "duel":
+            return HeldOut(self.windows(number).tokens_SL, length)
+        return Prompts.of(self.windows(number).tokens_SL[:, :length]) if length else None
+
+    def _task_prompts(self, task: Task) -> Prompts:
+        tokens = encode_prompts(task.items, self.tokenizer, where=f"task {task.name}")
+        if tokens.tokens_NP.shape[1] >= self.job.plan.length:
+            raise InputError(
+                f"task {task.name}: a prompt has {tokens.tokens_NP.shape[1]} tokens; raise"
+                f" plan.length {self.job.plan.length}, which holds prompt and answer"
+            )
+        return Prompts.of(tokens.tokens_NP, task)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The lab's tokenizer."""
+        process = self.lab.process
+        return Tokenizer.for_model(self.job.lab.tokenizer, process.vocab_size, process.mask_id)
 
     @property
     def num_workers(self) -> int:
@@ -176,7 +202,7 @@ def search_stage(run: Run) -> None:
             job,
             evaluator,
             Context(
-                scorer=lab.scorer.name,
+                scorer=lab.scorer_name,
                 precision=lab.precision,
                 corpus_fingerprint=run.corpus.fingerprint if run.needs_corpus else "",
                 fingerprint=canonical_json(
@@ -189,6 +215,37 @@ def search_stage(run: Run) -> None:
         )
     file.write(folder / SEARCH)
     folder.mark_done("search", job)
+
+
+def policies_stage(run: Run) -> None:
+    """Write `policies.json`."""
+    job, folder = run.job, run.folder
+    if folder.is_done("policies", job) and (folder / POLICIES).exists():
+        return
+    assert job.policies is not None, "a search over policies"
+    table, lab, prompts = job.policies, run.lab, run.prompts
+    write_environment(run, with_corpus=run.needs_corpus)
+    known = len(table.names) * table.points + len(table.tuned) * table.repeats * table.trials
+    folder.expect(known * len(job.blocks()))
+    with contextlib.closing(run.evaluator()) as evaluator:
+        file = search_policies(
+            job,
+            evaluator,
+            PolicyContext(
+                prefix_length=prompts.prefix_length if prompts is not None else 0,
+                defaults={name: default_parameters(name) for name in table.tuned},
+                task=prompts.task.name if isinstance(prompts, Prompts) and prompts.task else "",
+                scorer=lab.scorer_name,
+                precision=lab.precision,
+                fingerprint=canonical_json(
+                    lab.context() | ({"prompts": prompts.digest} if prompts else {})
+                ),
+                folder=folder.path,
+            ),
+            stage=run.reporter.stage,
+        )
+    file.write(folder / POLICIES)
+    folder.mark_done("policies", job)
 
 
 def report_stage(run: Run) -> None:
@@ -215,6 +272,7 @@ def export_stage(run: Run) -> None:
 STAGES: dict[Stage, Callable[[Run], None]] = {
     "analyze": analyze_stage,
     "search": search_stage,
+    "policies": policies_stage,
     "report": report_stage,
     "export": export_stage,
 }
@@ -249,7 +307,9 @@ def write_environment(run: Run, *, with_corpus: bool) -> None:
             location=hub.pinned(config.tokenizer, files=hub.TOKENIZER_FILES),
             sha256=lab.tokenizer.fingerprint,
         ),
-        scorer=FileRef(location=lab.scorer.name, sha256=lab.scorer.fingerprint),
+        scorer=None
+        if lab.scorer is None
+        else FileRef(location=lab.scorer.name, sha256=lab.scorer.fingerprint),
         corpus=corpus,
     ).write(path)
 
@@ -269,7 +329,7 @@ def check_unchanged(lab: Lab, folder: RunFolder) -> None:
     pairs = [(f"denoiser {role}", then[role], now[role]) for role in now.keys() & then.keys()]
     pairs.append(("the tokenizer", before.tokenizer.sha256, lab.tokenizer.fingerprint))
     pairs.append(("the precision", before.precision, lab.precision))
-    if before.scorer is not None:
+    if before.scorer is not None and lab.scorer is not None:
         pairs.append(("the scorer", before.scorer.sha256, lab.scorer.fingerprint))
     for what, old, new in pairs:
         if old != new:

@@ -30,7 +30,7 @@ from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.evaluate import identity_of, run_missing
 from schedlab.evaluation.evaluator import Evaluator
 from schedlab.evaluation.lab import build_lab
-from schedlab.evaluation.prompts import Prompts
+from schedlab.evaluation.prompts import given_from_json
 from schedlab.files import validate
 from schedlab.plan import Plan
 from schedlab.plan.lab_config import LabConfig
@@ -130,7 +130,7 @@ class ParallelEvaluator:
         return {
             "lab": self.config.model_dump(mode="json"),
             "folder": str(self.local.store.folder.parent),
-            "prompts": None if prompts is None else prompts.tokens_NP.tolist(),
+            "prompts": None if prompts is None else prompts.to_json(),
         }
 
 
@@ -233,11 +233,10 @@ def main() -> None:
 
 
 def _evaluator(setup: dict[str, Any]) -> Evaluator:
-    prompts = setup["prompts"]
     return Evaluator(
         build_lab(validate(LabConfig, setup["lab"], where="worker")),
         Store(setup["folder"]),
-        prompts=None if prompts is None else Prompts.of(prompts),
+        prompts=given_from_json(setup["prompts"]),
     )
 
 

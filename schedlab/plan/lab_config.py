@@ -20,9 +20,10 @@ class LabConfig(Record):
             `bundled:NAME` or `hf:OWNER/NAME[@REVISION]`; `#blocks=0-3` behind it takes some
             blocks of it (docs/models.md).
         scorer: location of the autoregressive scorer: a folder, `bundled:NAME` or
-            `hf:MODEL[@REVISION]`.
+            `hf:MODEL[@REVISION]`; `none` where Gen-PPL is not measured.
         tokenizer: a `tokenizers` JSON file, ours or a published one, a folder with a
-            `tokenizer.json`, `hf:OWNER/NAME[@REVISION]` or `bundled`.
+            `tokenizer.json`, `hf:OWNER/NAME[@REVISION]`, `bundled`, or `bundled:NAME` of a bundled
+            model with its own.
         precision: dtype of the denoisers. `auto` is bfloat16 on CUDA and on CPUs with instructions
             for it, float32 on others. Probabilities and draws are float64 always, the scorer is
             float32 always.

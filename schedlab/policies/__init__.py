@@ -6,11 +6,13 @@ tokens back.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from schedlab.errors import InputError
 from schedlab.plan import PolicySpec
+from schedlab.plan.plan import Scalar
 from schedlab.policies.ancestral import Ancestral
 from schedlab.policies.commit import CommitPolicy
 from schedlab.policies.dilated import Dilated
@@ -93,6 +95,15 @@ def check_policy(spec: PolicySpec) -> None:
         timestep_policy(spec.name, spec.parameters)
 
 
+def default_parameters(name: str) -> dict[str, Scalar]:
+    """A policy's parameters where nothing is said."""
+    policies = {**TIMESTEP_POLICIES, **COMMIT_POLICIES, **REMASK_POLICIES}
+    policy = policies.get(name)
+    if policy is None or not dataclasses.is_dataclass(policy):
+        return {}
+    return {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+
+
 PolicyT = TypeVar("PolicyT")
 
 
@@ -132,6 +143,7 @@ __all__ = [
     "TimestepPolicy",
     "check_policy",
     "commit_policy",
+    "default_parameters",
     "remask_policy",
     "timestep_policy",
 ]

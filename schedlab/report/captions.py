@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from schedlab.report.words import one_line, without_folders
 from schedlab.results.importance_file import ImportanceFile
+from schedlab.results.policy_file import PolicyFile
 from schedlab.results.search_file import SearchFile, SearchSetting
 
 BOOTSTRAP = "95 % bootstrap over sequences"
@@ -52,6 +53,24 @@ def search_facts(file: SearchFile, *, fresh: bool = False, both: bool = False) -
         f" {setting.num_steps} steps, {one_line(setting.precision)}, scorer"
         f" {one_line(without_folders(setting.scorer))}, temperature {setting.temperature:g},"
         f" top-p {setting.top_p:g}{policy}. Intervals: {BOOTSTRAP}."
+    )
+
+
+def policy_facts(file: PolicyFile) -> str:
+    """Sequences, seeds, precision, lengths and interval method of a figure on policies."""
+    setting = file.setting
+    task = f"task {one_line(setting.task)}, " if setting.task else ""
+    given = f", {setting.prefix_length} given" if setting.prefix_length else ""
+    scorer = (
+        f", scorer {one_line(without_folders(setting.scorer))}"
+        if setting.quality == "gen_ppl"
+        else ""
+    )
+    return (
+        f"{task}n = {setting.fresh_sequences} sequences per plan, fresh seed"
+        f" {setting.fresh_seed} (search: {setting.num_sequences}, seed {setting.seed});"
+        f" {setting.length} tokens{given}, {one_line(setting.precision)}{scorer}. Intervals:"
+        f" {BOOTSTRAP}."
     )
 
 

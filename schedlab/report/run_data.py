@@ -17,10 +17,12 @@ from schedlab.report.style import Roles
 from schedlab.report.words import one_line
 from schedlab.results.environment_file import EnvironmentFile
 from schedlab.results.importance_file import ImportanceFile
+from schedlab.results.policy_file import PolicyFile
 from schedlab.results.search_file import FreshRow, SearchFile, SearchRow
 
 IMPORTANCE = "importance.json"
 SEARCH = "search.json"
+POLICIES = "policies.json"
 ENVIRONMENT = "environment.json"
 JOB = "job.toml"
 
@@ -33,6 +35,7 @@ class RunData:
         name: what to call the run (the folder's name).
         importance: None when nothing was analyzed.
         search: None when nothing was searched.
+        policies: None when no policies were searched.
         environment: None in folders from elsewhere; provenance is then thin.
         job: text of the job file, or None.
         digests: file name -> SHA-256 of the text it was read from.
@@ -41,6 +44,7 @@ class RunData:
     name: str
     importance: ImportanceFile | None = None
     search: SearchFile | None = None
+    policies: PolicyFile | None = None
     environment: EnvironmentFile | None = None
     job: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
@@ -65,6 +69,8 @@ class RunData:
             names += [setting.heavy_b] if setting.heavy_b else []
         if self.search is not None:
             names += list(self.search.setting.roles)
+        if self.policies is not None:
+            names += list(self.policies.roles)
         return Roles.of(names, self._descriptions(names))
 
     def _descriptions(self, names: Iterable[str]) -> dict[str, str]:
@@ -87,17 +93,19 @@ def load_run(run_dir: str | os.PathLike[str]) -> RunData:
     folder = Path(run_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run folder")
-    present = {name for name in (IMPORTANCE, SEARCH, ENVIRONMENT, JOB) if (folder / name).exists()}
-    if not present & {IMPORTANCE, SEARCH}:
+    known = (IMPORTANCE, SEARCH, POLICIES, ENVIRONMENT, JOB)
+    present = {name for name in known if (folder / name).exists()}
+    if not present & {IMPORTANCE, SEARCH, POLICIES}:
         raise InputError(
-            f"{folder}: neither {IMPORTANCE} nor {SEARCH} in it; run 'schedlab analyze' or"
-            " 'schedlab search' first"
+            f"{folder}: neither {IMPORTANCE} nor {SEARCH} nor {POLICIES} in it; run 'schedlab"
+            " analyze' or 'schedlab search' first"
         )
     texts = {name: read_text(folder / name) for name in sorted(present)}
     return RunData(
         name=folder.resolve().name,
         importance=ImportanceFile.read(folder / IMPORTANCE) if IMPORTANCE in present else None,
         search=SearchFile.read(folder / SEARCH) if SEARCH in present else None,
+        policies=PolicyFile.read(folder / POLICIES) if POLICIES in present else None,
         environment=EnvironmentFile.read(folder / ENVIRONMENT) if ENVIRONMENT in present else None,
         job=texts.get(JOB),
         digests={name: sha256_text(text) for name, text in texts.items()},

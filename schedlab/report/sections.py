@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedlab.report import tables
+from schedlab.report import policy_sections, tables
 from schedlab.report.captions import as_analysed, search_facts
 from schedlab.report.content import (
     Block,
@@ -47,11 +47,15 @@ def report(run: RunData) -> Report:
         _summary(run),
         *_importance(run),
         *_search(run),
+        *policy_sections.sections(run),
         _words(),
         _provenance(run),
     ]
+    about_policies = run.policies is not None and run.search is None and run.importance is None
     return Report(
-        title="Which denoising steps need the large model?",
+        title="Which tokens should be committed when?"
+        if about_policies
+        else "Which denoising steps need the large model?",
         subtitle=_subtitle(run),
         sections=tuple(section for section in sections if section.blocks),
     )
@@ -65,6 +69,9 @@ def _subtitle(run: RunData) -> str:
         )
     if run.importance is not None:
         parts.append(f"{run.importance.setting.num_sequences} held-out texts analyzed")
+    if run.policies is not None:
+        names = {row.curve.policy for row in run.policies.rows}
+        parts.append(f"{len(run.policies.rows)} plans of {len(names)} policies, sampled")
     return "; ".join(parts)
 
 
@@ -232,6 +239,8 @@ def _hypervolume(file: SearchFile) -> Paragraph:
 
 def _key_numbers(run: RunData) -> KeyNumbers | None:
     items: list[KeyNumber] = []
+    if run.policies is not None:
+        items += policy_sections.key_numbers(run.policies)
     if run.search is not None:
         for pick, words in (("best", "Best of the search"), ("knee", "Knee of the front")):
             digest = run.search.picks.get(pick)
@@ -274,6 +283,8 @@ def _legend(run: RunData) -> Legend:
 
 
 def _missing(run: RunData) -> Paragraph | None:
+    if run.policies is not None:
+        return None
     if run.search is None:
         return Paragraph("This run holds an analysis only; nothing was searched.")
     if run.importance is None:
@@ -413,6 +424,8 @@ def _provenance(run: RunData) -> Section:
             ("search: seed blocks", f"{found.block_size} sequences each"),
             *((f"pick: {name}", digest) for name, digest in sorted(run.search.picks.items())),
         ]
+    if run.policies is not None:
+        rows += policy_sections.provenance(run.policies)
     rows += [(f"sha256 of {name}", digest) for name, digest in sorted(run.digests.items())]
     return _section(
         "provenance",

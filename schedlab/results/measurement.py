@@ -25,6 +25,10 @@ from schedlab.results.seed_block import SeedBlock
 IntArray = NDArray[np.int64]
 
 NLL, SCORED_TOKENS = "nll", "scored_tokens"
+DUEL_NATS, DUEL_TOKENS = "duel_nats", "duel_tokens"
+
+# Estimate to the columns whose sums it is the ratio of.
+_RATIOS = {"log_gen_ppl": (NLL, SCORED_TOKENS), "duel_nll": (DUEL_NATS, DUEL_TOKENS)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Measurement:
         estimates: by name, with 95 % intervals over sequences. `gen_ppl` and `log_gen_ppl` (sum
             NLL / sum tokens; lower is better); means per sequence: `entropy` (nats), `distinct_1`,
             `distinct_2`, `distinct_3`, `self_bleu` (0 to 100, lower is more diverse), `forwards`,
-            `block_forwards`, `flops_blocks`, `flops_total`, `seconds`.
+            `block_forwards`, `flops_blocks`, `flops_total`, `seconds`; `accuracy` of answers to a
+            task; of held-out texts instead of all that is of samples `duel_nll`, their negative
+            log-likelihood in nats per token. What was not measured is not there.
     """
 
     plan: Plan
@@ -163,13 +169,16 @@ def merge(records: Sequence[BlockRecord]) -> Measurement:
 def _estimates(
     scores: Mapping[str, FloatArray], costs_S: Mapping[str, NDArray]
 ) -> dict[str, Estimate]:
-    log_ppl = bootstrap_ratio(scores[NLL], scores[SCORED_TOKENS])
-    estimates = {
-        # The interval is made on the log scale, where the statistic is closest to normal.
-        "gen_ppl": log_ppl.map(np.exp).estimate(),
-        "log_gen_ppl": log_ppl.estimate(),
-    }
-    columns = {name: column for name, column in scores.items() if name not in (NLL, SCORED_TOKENS)}
+    estimates: dict[str, Estimate] = {}
+    summed = {name for pair in _RATIOS.values() for name in pair}
+    for name, (nats, tokens) in _RATIOS.items():
+        if nats in scores:
+            ratio = bootstrap_ratio(scores[nats], scores[tokens])
+            if name == "log_gen_ppl":
+                # The interval is made on the log scale, where the statistic is closest to normal.
+                estimates["gen_ppl"] = ratio.map(np.exp).estimate()
+            estimates[name] = ratio.estimate()
+    columns = {name: column for name, column in scores.items() if name not in summed}
     columns |= costs_S
     whole = [name for name, column in columns.items() if np.isfinite(column).all()]
     intervals = bootstrap_mean(np.stack([columns[name] for name in whole], axis=1))

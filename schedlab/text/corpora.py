@@ -135,7 +135,8 @@ def _split_of(text: str) -> str:
     return "test" if bucket < 2 * _HELD_OUT_BUCKETS else "train"
 
 
-def _lines(path: str) -> Iterator[str]:
+def lines(path: str) -> Iterator[str]:
+    """Lines of a text file, gzip or not, without their ends."""
     file = Path(path)
     if not file.is_file():
         raise InputError(f"corpus {path!r}: no such file")
@@ -151,7 +152,7 @@ def _lines(path: str) -> Iterator[str]:
 
 
 def _json_lines_documents(path: str) -> Iterator[Document]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(lines(path), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -162,7 +163,7 @@ def _json_lines_documents(path: str) -> Iterator[Document]:
 
 
 def _text_documents(path: str) -> Iterator[Document]:
-    text = "\n".join(_lines(path)).strip()
+    text = "\n".join(lines(path)).strip()
     by_blank_lines = re.search(r"\n\s*\n", text) is not None
     pieces = re.split(r"\n\s*\n", text) if by_blank_lines else text.split("\n")
     for number, piece in enumerate(pieces, start=1):

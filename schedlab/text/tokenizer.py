@@ -22,7 +22,8 @@ from schedlab.files import canonical_json, read_text, sha256_text, write_atomic
 SEPARATOR = "<|endoftext|>"
 MASK = "<|mask|>"
 _PUBLISHED_ENDS = ("<|endoftext|>", "</s>", "[SEP]")  # the first that a tokenizer has
-BUNDLED = Path(__file__).resolve().parent.parent / "data" / "tokenizer.json"
+_DATA = Path(__file__).resolve().parent.parent / "data"
+BUNDLED = _DATA / "tokenizer.json"
 
 
 class Tokenizer:
@@ -85,7 +86,7 @@ class Tokenizer:
         Raises:
             InputError: see `load` and `published`.
         """
-        if location == "bundled":
+        if str(location).partition(":")[0] == "bundled":
             return cls.load(location)
         path = Path(hub.local(str(location), files=hub.TOKENIZER_FILES))
         if path.is_dir():
@@ -99,12 +100,29 @@ class Tokenizer:
 
     @classmethod
     def load(cls, location: str | Path = "bundled") -> Tokenizer:
-        """Read a `tokenizers` JSON file, or the one that ships with the package ("bundled").
+        """Read a `tokenizers` JSON file, the one that ships with the package ("bundled"), or that
+        of a bundled model which has its own ("bundled:NAME").
 
         Raises:
             InputError: the file is missing or is no byte-level BPE tokenizer.
         """
-        return _load(str(BUNDLED if location == "bundled" else location))
+        kind, _, name = str(location).partition(":")
+        if kind != "bundled":
+            return _load(str(location))
+        path = _DATA / "models" / name / "tokenizer.json" if name else BUNDLED
+        if name != Path(name).name or not path.is_file():
+            raise InputError(f"no bundled model {name!r} with a tokenizer of its own")
+        return _load(str(path))
+
+    @classmethod
+    def of_signs(cls, signs: str) -> Tokenizer:
+        """A vocabulary of single ASCII signs, in this order: for tasks that are written in few."""
+        if len(set(signs)) < len(signs) or not signs.isascii() or not signs.isprintable():
+            raise InputError(f"signs must be different printable ASCII ones, got {signs!r}")
+        core = tokenizers.Tokenizer(models.BPE({sign: n for n, sign in enumerate(signs)}, []))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        return cls(core)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:

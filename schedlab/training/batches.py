@@ -66,31 +66,35 @@ def masked_batch(
     seed: int,
     step: int,
     largest_t: float = 1.0,
+    given: int = 0,
 ) -> Batch:
     """Mask a batch by the forward process at alpha_t = 1 - t, weights of the continuous NELBO.
 
     The loss, sum of 1/t * cross-entropy over masked positions / (B L), is an unbiased estimate of
     the NELBO's mean density over [smallest_t, largest_t], in nats per token. Levels are stratified
-    over the batch (MDLM's low-discrepancy sampler): one in each of B equal parts.
+    over the batch (MDLM's low-discrepancy sampler): one in each of B equal parts. The first
+    `given` positions are never masked and count for nothing.
     """
     B, L = tokens_BL.shape
     rng = np.random.default_rng([seed, _NOISE, step])
     t_B = smallest_t + (largest_t - smallest_t) * (np.arange(B) + rng.random()) / B
-    return mask_at_levels(tokens_BL, t_B, rng.random((B, L)), mask_id=mask_id)
+    return mask_at_levels(tokens_BL, t_B, rng.random((B, L)), mask_id=mask_id, given=given)
 
 
 def mask_at_levels(
-    tokens_BL: np.ndarray, t_B: np.ndarray, u_BL: np.ndarray, *, mask_id: int
+    tokens_BL: np.ndarray, t_B: np.ndarray, u_BL: np.ndarray, *, mask_id: int, given: int = 0
 ) -> Batch:
-    """Mask position i of row b where u < t_b."""
+    """Mask position i of row b where u < t_b and i >= given."""
     B, L = tokens_BL.shape
     masked_BL = u_BL < t_B[:, None]
+    masked_BL[:, :given] = False
     read = np.flatnonzero(masked_BL)
-    size = _padded_size(B, L) if len(read) <= _padded_size(B, L) else B * L
+    free = L - given
+    size = _padded_size(B, free) if len(read) <= _padded_size(B, free) else B * free
     read_N = np.zeros(size, dtype=np.int64)
     read_N[: len(read)] = read
     weight_N = np.zeros(size, dtype=np.float32)
-    weight_N[: len(read)] = (1.0 / t_B)[read // L] / (B * L)
+    weight_N[: len(read)] = (1.0 / t_B)[read // L] / (B * free)
     return Batch(
         input_BL=np.where(masked_BL, mask_id, tokens_BL),
         t_B=t_B.astype(np.float32),
@@ -128,7 +132,7 @@ def share_of(batch: Batch, *, rank: int, world_size: int) -> Batch:
     row_N, place_N = batch.read_N // L, batch.read_N % L
     mine = (row_N % world_size == rank) & (batch.weight_N > 0)
     input_BL = batch.input_BL[rank::world_size]
-    size = max(_padded_size(*input_BL.shape), int(mine.sum()))
+    size = max(_padded_size(*input_BL.shape), int(mine.sum()))  # of all, where some are given
     padding = size - int(mine.sum())
     read_N = (row_N // world_size * L + place_N)[mine]
     return Batch(

@@ -24,6 +24,7 @@ from schedlab.training.distributed import Workers
 from schedlab.training.job import Derivation
 from schedlab.training.objectives import held_out_losses, mean_with_interval
 from schedlab.training.progress import Say
+from schedlab.training.rows import Rows
 
 CHOICE_FILE = "blocks.json"
 LossOf = Callable[[Sequence[int]], float]
@@ -110,16 +111,22 @@ class Parent:
         self,
         light: Network,
         light_S: np.ndarray,
-        held_out_SL: np.ndarray,
+        rows: Rows,
         *,
         levels: int,
         seed: int,
     ) -> None:
         """Set the light denoiser against the heavy one on the same windows and masks."""
         network = self.heavy.network
+
+        def losses(model: Network, heavy: Network | None = None) -> np.ndarray:
+            return held_out_losses(
+                model, rows.held_out_SL, levels=levels, seed=seed, heavy=heavy, given=rows.given
+            )
+
         if self.losses_S is None:
-            self.losses_S = held_out_losses(network, held_out_SL, levels=levels, seed=seed)
-        kl_S = held_out_losses(light, held_out_SL, levels=levels, seed=seed, heavy=network)
+            self.losses_S = losses(network)
+        kl_S = losses(light, network)
         self.measured = {
             "heavy_held_out": mean_with_interval(self.losses_S),
             "minus_heavy": mean_with_interval(light_S - self.losses_S),
@@ -140,7 +147,7 @@ class Parent:
 def choose(
     settings: Derivation,
     heavy: Heavy,
-    held_out_SL: np.ndarray,
+    rows: Rows,
     *,
     seed: int,
     folder: Path,
@@ -160,13 +167,15 @@ def choose(
     if workers.is_first:
         choice = _noted(folder / CHOICE_FILE, settings, heavy.network.fingerprint)
         if choice is None:
-            windows_SL = held_out_SL[: settings.ablation_windows]
-            network = heavy.network
+            windows_SL = rows.held_out_SL[: settings.ablation_windows]
+            network, levels = heavy.network, settings.ablation_levels
 
             def loss_of(blocks: Sequence[int]) -> float:
                 light = loading.with_blocks(network, blocks)
-                levels = settings.ablation_levels
-                return float(held_out_losses(light, windows_SL, levels=levels, seed=seed).mean())
+                losses_S = held_out_losses(
+                    light, windows_SL, levels=levels, seed=seed, given=rows.given
+                )
+                return float(losses_S.mean())
 
             blocks, dropped = chosen(settings, total, loss_of, say)
             choice = Choice(

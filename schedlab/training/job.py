@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from schedlab.files import Record, read_toml, validate
+from schedlab.plan.task_config import TaskConfig
 
 
 class ModelSizes(Record):
@@ -17,6 +18,8 @@ class ModelSizes(Record):
         num_heads: attention heads.
         length: tokens per training window, and the longest sequence the model takes.
         mlp_ratio: inner width of the MLP over the width.
+        learned_positions: add a learned vector for every position, for tasks whose positions mean
+            something.
     """
 
     num_blocks: int
@@ -24,6 +27,7 @@ class ModelSizes(Record):
     num_heads: int = 4
     length: int = 128
     mlp_ratio: int = 4
+    learned_positions: bool = False
 
 
 class Optimization(Record):
@@ -154,6 +158,7 @@ class _Training(Record):
     Args:
         seed: initial weights, order of the data, noise levels and masks follow from it.
         corpus: a source as in `text.load_documents`.
+        task: train on prompts and answers instead of a corpus; prompts are never masked.
         tokenizer: a `tokenizers` JSON file, or "bundled".
         optimization, reporting: see there.
     """
@@ -161,6 +166,7 @@ class _Training(Record):
     seed: int
     optimization: Optimization
     corpus: str = "embedded"
+    task: TaskConfig | None = None
     tokenizer: str = "bundled"
     reporting: Reporting = Reporting()
 
@@ -180,6 +186,12 @@ class TrainJob(_Training):
 
     kind: Literal["denoiser", "autoregressive"]
     model: ModelSizes
+
+    def model_post_init(self, context: object) -> None:
+        """A scorer predicts all of a text."""
+        super().model_post_init(context)
+        if self.kind == "autoregressive" and self.task is not None:
+            raise ValueError("task is for denoisers; name a corpus for an autoregressive model")
 
 
 class DeriveJob(_Training):

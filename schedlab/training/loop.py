@@ -22,7 +22,6 @@ from schedlab.training.batches import (
     masked_batch,
     next_token_batch,
     share_of,
-    windows_of_step,
 )
 from schedlab.training.distributed import join_workers
 from schedlab.training.job import AnyTrainJob, DeriveJob
@@ -71,7 +70,7 @@ def train(
     with join_workers(device) as workers:
         say = say if workers.is_first else _say_nothing
         run = start_or_resume(job, Path(folder), workers, say)
-        say(f"corpus {run.corpus.fingerprint[:16]}, {len(run.stream)} training tokens")
+        say(str(run.rows))
         loss = _compiled(say) if job.optimization.compile else weighted_loss
         progress = Progress(job.optimization.num_steps)
         last = min(job.optimization.num_steps, stop_after or job.optimization.num_steps)
@@ -126,13 +125,7 @@ def _teacher(run: Run) -> tuple[Network | None, float]:
 
 def _batch(run: Run, step: int) -> Batch:
     job = run.job
-    tokens_BL = windows_of_step(
-        run.stream,
-        length=run.length,
-        batch_size=job.optimization.batch_size,
-        seed=job.seed,
-        step=step,
-    )
+    tokens_BL = run.rows.of_step(step, batch_size=job.optimization.batch_size, seed=job.seed)
     if job.kind == "autoregressive":
         return next_token_batch(tokens_BL)
     return masked_batch(
@@ -142,6 +135,7 @@ def _batch(run: Run, step: int) -> Batch:
         largest_t=largest_noise_level(step, job.optimization),
         seed=job.seed,
         step=step,
+        given=run.rows.given,
     )
 
 
@@ -149,12 +143,13 @@ def _evaluate(run: Run, say: Say) -> Estimate:
     """Held-out loss of the averaged weights, measured by the first process for all."""
     if run.workers.is_first:
         levels, model = run.job.reporting.held_out_levels, run.average_model
-        losses_S = held_out_losses(model, run.held_out_SL, levels=levels, seed=HELD_OUT_SEED)
+        rows_SL, given = run.rows.held_out_SL, run.rows.given
+        losses_S = held_out_losses(model, rows_SL, levels=levels, seed=HELD_OUT_SEED, given=given)
         run.held_out = mean_with_interval(losses_S)
         say(f"held-out loss at step {run.steps_done}: {run.held_out} nats per token")
         facts = {"held_out": run.held_out.model_dump()}
         if run.parent is not None:
-            run.parent.measure(model, losses_S, run.held_out_SL, levels=levels, seed=HELD_OUT_SEED)
+            run.parent.measure(model, losses_S, run.rows, levels=levels, seed=HELD_OUT_SEED)
             for name, value in run.parent.measured.items():
                 say(f"  {name.replace('_', ' ')}: {value}")
                 facts[name] = value.model_dump()

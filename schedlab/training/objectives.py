@@ -121,6 +121,7 @@ def held_out_losses(
     seed: int,
     chunk: int = 64,
     heavy: Network | None = None,
+    given: int = 0,
 ) -> np.ndarray:
     """Loss of each held-out window.
 
@@ -136,6 +137,7 @@ def held_out_losses(
         seed: of the levels and masks (denoisers).
         chunk: windows per forward; bounds memory, does not change the result beyond rounding.
         heavy: see above.
+        given: positions at the start that are never masked and count for nothing.
 
     Returns:
         (S,) float64 losses in nats per token.
@@ -152,13 +154,15 @@ def held_out_losses(
         u_SL = rng.random((S, L))
         for start in range(0, S, chunk):
             rows = slice(start, start + chunk)
-            batch = mask_at_levels(tokens_SL[rows], t_S[rows], u_SL[rows], mask_id=mask_id)
+            batch = mask_at_levels(
+                tokens_SL[rows], t_S[rows], u_SL[rows], mask_id=mask_id, given=given
+            )
             real: np.ndarray = batch.weight_N > 0
             weight = batch.weight_N[real].astype(np.float64)
             loss_N = _losses(model, batch, real, heavy)
             size = len(batch.input_BL)
             summed = np.bincount(batch.read_N[real] // L, weights=loss_N * weight, minlength=size)
-            losses_S[rows] += summed * size / levels  # weights hold 1 / (size * L)
+            losses_S[rows] += summed * size / levels  # weights hold 1 / (size * (L - given))
     return losses_S
 
 

@@ -19,6 +19,7 @@ from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
 from schedlab.files import canonical_json, sha256_text, write_atomic
 from schedlab.results import Estimate
+from schedlab.tasks import TrainingItems
 from schedlab.text import Tokenizer, held_out_windows, load_corpus, token_stream
 from schedlab.text.corpora import Corpus
 from schedlab.text.docstrings import package_versions
@@ -27,6 +28,7 @@ from schedlab.training.distributed import Workers
 from schedlab.training.job import AnyTrainJob, DeriveJob, TrainJob
 from schedlab.training.optimizers import build_optimizers
 from schedlab.training.progress import Say
+from schedlab.training.rows import Rows, TaskRows, TextRows
 from schedlab.training.state import load_state, save_state, stored_facts
 
 LOG_FILE = "train.jsonl"
@@ -42,10 +44,8 @@ class Run:
     job: AnyTrainJob
     folder: Path
     workers: Workers
-    corpus: Corpus
+    rows: Rows
     tokenizer: Tokenizer
-    stream: np.ndarray
-    held_out_SL: np.ndarray
     model: Network
     average_model: Network
     optimizers: list[Optimizer]
@@ -62,13 +62,12 @@ class Run:
 
     @property
     def length(self) -> int:
-        """Tokens per window."""
-        return int(self.held_out_SL.shape[1])
+        """Positions of a row."""
+        return int(self.rows.held_out_SL.shape[1])
 
 
 def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) -> Run:
     """Build a run, and go to where it was left if the folder holds its state."""
-    corpus = load_corpus(job.corpus)
     model: Network
     parent = None
     if isinstance(job, DeriveJob):
@@ -77,12 +76,12 @@ def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) 
         spec = heavy.network.spec
         tokenizer = Tokenizer.for_model(job.tokenizer, spec.vocab_size, spec.mask_id)
         _check_tokenizer(job, tokenizer, heavy)
-        held_out_SL = _held_out(job, corpus, tokenizer, job.derive.length or spec.max_length)
-        _check_identity(folder, _identity(job, corpus, tokenizer, heavy))
+        rows = _rows(job, tokenizer, job.derive.length or spec.max_length)
+        _check_identity(folder, _identity(job, rows, tokenizer, heavy))
         choice = choose(
             job.derive,
             heavy,
-            held_out_SL,
+            rows,
             seed=HELD_OUT_SEED,
             folder=folder,
             workers=workers,
@@ -92,16 +91,14 @@ def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) 
         model = loading.with_blocks(heavy.network, choice.blocks).trainable_copy()
     else:
         tokenizer = Tokenizer.load(job.tokenizer)
-        held_out_SL = _held_out(job, corpus, tokenizer, job.model.length)
+        rows = _rows(job, tokenizer, job.model.length)
         model = _random_network(job, tokenizer)
     run = Run(
         job=job,
         folder=folder,
         workers=workers,
-        corpus=corpus,
+        rows=rows,
         tokenizer=tokenizer,
-        stream=token_stream(corpus, tokenizer),
-        held_out_SL=held_out_SL,
         model=model.to(workers.device),
         average_model=model.trainable_copy().requires_grad_(False).to(workers.device),
         optimizers=build_optimizers(model, job.optimization),
@@ -122,6 +119,7 @@ def _random_network(job: TrainJob, tokenizer: Tokenizer) -> Transformer:
             max_length=job.model.length,
             mlp_ratio=job.model.mlp_ratio,
             causal=job.kind == "autoregressive",
+            learned_positions=job.model.learned_positions,
         )
     )
     model.init_weights(torch.Generator().manual_seed(job.seed))  # on CPU: equal on every device
@@ -136,6 +134,15 @@ def _check_tokenizer(job: DeriveJob, tokenizer: Tokenizer, heavy: Heavy) -> None
                 f"tokenizer {job.tokenizer!r}: its {name} is {ours}, that of {heavy.location} is"
                 f" {theirs}; name the tokenizer that the model was trained with"
             )
+
+
+def _rows(job: AnyTrainJob, tokenizer: Tokenizer, length: int) -> Rows:
+    if job.task is not None:
+        items, num = TrainingItems.of(job.task), job.reporting.held_out_windows
+        return TaskRows.of(items, tokenizer, length=length, held_out=num)
+    corpus = load_corpus(job.corpus)
+    held_out_SL = _held_out(job, corpus, tokenizer, length)
+    return TextRows(corpus, token_stream(corpus, tokenizer), held_out_SL)
 
 
 def _held_out(job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, length: int) -> np.ndarray:
@@ -156,12 +163,12 @@ def _held_out(job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, length: in
 
 
 def _identity(
-    job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, heavy: Heavy | None
+    job: AnyTrainJob, rows: Rows, tokenizer: Tokenizer, heavy: Heavy | None
 ) -> dict[str, str]:
     """What a state depends on; how often to report is no part of it."""
     found = {
         "job": sha256_text(canonical_json(job.model_dump(exclude={"reporting"}))),
-        "corpus": corpus.fingerprint,
+        "corpus": rows.fingerprint,
         "tokenizer": tokenizer.fingerprint,
     }
     return found if heavy is None else found | {"heavy": heavy.network.fingerprint}
@@ -170,7 +177,7 @@ def _identity(
 def _facts(run: Run) -> dict[str, Any]:
     """The identity, and which blocks a derived model began as."""
     parent = run.parent
-    found = _identity(run.job, run.corpus, run.tokenizer, parent.heavy if parent else None)
+    found = _identity(run.job, run.rows, run.tokenizer, parent.heavy if parent else None)
     return found if parent is None else {**found, "blocks": parent.choice.blocks}
 
 
@@ -236,11 +243,11 @@ def _card(run: Run) -> dict[str, Any]:
         "held_out_split": "valid",
         "held_out_unit": f"{measure}, nats per token",
         **(run.parent.card() if run.parent else {}),
-        "corpus": job.corpus,
-        "corpus_fingerprint": run.corpus.fingerprint,
-        "corpus_tokens": len(run.stream),
+        "corpus": run.rows.source,
+        "corpus_fingerprint": run.rows.fingerprint,
+        **({"corpus_tokens": len(run.rows.stream)} if isinstance(run.rows, TextRows) else {}),
         "tokenizer_fingerprint": run.tokenizer.fingerprint,
-        "package_versions": package_versions() if job.corpus == "embedded" else {},
+        "package_versions": package_versions() if run.rows.source == "embedded" else {},
         "torch_version": torch.__version__,
         "job": job.model_dump(),
     }

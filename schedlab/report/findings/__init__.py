@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from schedlab.report.content import Finding
 from schedlab.report.findings import importance as importance_findings
+from schedlab.report.findings import policies as policy_findings
 from schedlab.report.findings import search as search_findings
 from schedlab.report.run_data import RunData
 
@@ -16,6 +17,8 @@ from schedlab.report.run_data import RunData
 def findings(run: RunData) -> tuple[Finding, ...]:
     """All statements that the files of a run allow, the most wanted first."""
     found: list[Finding | None] = []
+    if run.policies is not None:
+        found += policy_findings.all_of(run.policies)
     if run.search is not None:
         found += [search_findings.pick(run.search, name) for name in ("best", "knee")]
     if run.importance is not None:

@@ -1,0 +1,76 @@
+"""Statements about searched policies."""
+
+from __future__ import annotations
+
+from schedlab.report.content import Finding, Verdict
+from schedlab.report.figures.policies import AXIS, LOSSES
+from schedlab.report.words import interval, number, one_line, percent
+from schedlab.results import Estimate
+from schedlab.results.policy_file import Matched, PolicyFile
+
+
+def pick(file: PolicyFile, name: str) -> Finding | None:
+    """What a picked plan costs and gives, on fresh sequences, beside the reference."""
+    digest = file.picks.get(name)
+    fresh = file.fresh_row(digest) if digest is not None else None
+    reference = file.fresh_row(file.setting.reference)
+    if digest is None or fresh is None or reference is None:
+        return None
+    question = {"best": "Which plan is best?", "knee": "Where is the knee of the front?"}[name]
+    row = file.row(digest)
+    return Finding(
+        question,
+        "fact",
+        f"{one_line(str(row.plan.policy), max_length=300)}: {_quality(file, fresh.estimates)} at"
+        f" {percent(fresh.cost.value)} of the reference's cost, on fresh sequences.",
+        f"{number(fresh.estimates[file.setting.cost].value)} {AXIS[file.setting.cost]}. The"
+        f" reference, {one_line(str(file.row(reference.digest).plan.policy), max_length=200)} with"
+        f" {file.setting.num_steps} steps: {_quality(file, reference.estimates)} at"
+        f" {number(reference.estimates[file.setting.cost].value)}.",
+    )
+
+
+def beats(one: Matched, file: PolicyFile) -> Finding:
+    """Whether a tuned policy beats a swept one at equal cost."""
+    question = f"Does {one.family} beat a well-chosen {one.against} at equal cost?"
+    mean = one.mean_difference
+    if mean is None:
+        return Finding(
+            question, "open", "Their costs do not overlap on fresh sequences.", _areas(one)
+        )
+    verdict: Verdict = "open"
+    if mean.excludes(0):
+        verdict = "yes" if mean.value < 0 else "no"
+    words = {"yes": "lower", "no": "higher", "open": "not proven different"}[verdict]
+    return Finding(
+        question,
+        verdict,
+        f"Its {LOSSES[file.setting.quality]} is {words}: {_points(mean, file)} on average over"
+        f" {len(one.digests)} plans of its front.",
+        _areas(one),
+    )
+
+
+def _areas(one: Matched) -> str:
+    return f"Hypervolume minus the other's: {interval(one.hypervolume_difference)}."
+
+
+def _points(mean: Estimate, file: PolicyFile) -> str:
+    if file.setting.quality == "accuracy":
+        scaled = Estimate(
+            value=100 * mean.value, low=100 * mean.low, high=100 * mean.high, n=mean.n
+        )
+        return f"{interval(scaled)} percentage points"
+    return f"{interval(mean)} nats per token"
+
+
+def _quality(file: PolicyFile, estimates: dict[str, Estimate]) -> str:
+    name = {"accuracy": "accuracy", "gen_ppl": "gen_ppl", "duel": "duel_nll"}[file.setting.quality]
+    words = {"accuracy": "accuracy", "gen_ppl": "Gen-PPL", "duel": "-log p per token"}
+    return f"{words[file.setting.quality]} {interval(estimates[name])}"
+
+
+def all_of(file: PolicyFile) -> list[Finding | None]:
+    """All statements that the file allows."""
+    found: list[Finding | None] = [pick(file, name) for name in ("best", "knee")]
+    return found + [beats(one, file) for one in file.matched if one.repeat is None]

@@ -1,0 +1,152 @@
+"""Plans of a search over policies: every policy's knob swept, beside the same settings for all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from schedlab.errors import InputError
+from schedlab.job import Job, PoliciesConfig
+from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.plan.plan import PolicyName, Scalar
+from schedlab.plan.policy_space import Knob, Range, space_of
+from schedlab.results.policy_file import Curve
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan, and where it stands in the search."""
+
+    plan: Plan
+    curve: Curve
+    knob: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanSpace:
+    """Makes plans of a job's settings.
+
+    Args:
+        job: with a `[policies]` table.
+        prefix_length: given positions, which a task's prompts decide.
+    """
+
+    job: Job
+    prefix_length: int
+
+    @property
+    def table(self) -> PoliciesConfig:
+        """The job's `[policies]`."""
+        assert self.job.policies is not None, "a search over policies"
+        return self.job.policies
+
+    @property
+    def num_free(self) -> int:
+        """Positions that are generated."""
+        return self.job.plan.length - self.prefix_length
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Temperatures that are looked at."""
+        return self.table.temperatures or [self.job.plan.temperature]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What the parts of a tuned model schedule may be, heavy first."""
+        wanted = self.table.roles or [self.job.plan.light]
+        return tuple(dict.fromkeys([self.job.plan.heavy, *wanted]))
+
+    def reference(self) -> Plan:
+        """What all is compared with: the plan of `[plan]`, heavy at every step."""
+        shared = self.job.plan
+        return shared.plan(ModelSchedule.constant(shared.heavy, shared.num_steps))
+
+    def block_lengths(self, name: PolicyName) -> list[int | None]:
+        """Block lengths that are looked at; None for policies without blocks."""
+        return [*self.table.block_lengths] if space_of(name).in_blocks else [None]
+
+    def steps(self, block_length: int | None) -> list[int]:
+        """Numbers of steps of a sweep: multiples of the blocks, at most a call per token."""
+        most = self.job.plan.num_steps
+        blocks = 1 if block_length is None else self._num_blocks(block_length)
+        if block_length is not None:
+            most = min(most, self.num_free)
+        if most < blocks:
+            raise InputError(
+                f"plan.num_steps {self.job.plan.num_steps} must be at least the {blocks} blocks of"
+                f" block_length {block_length}"
+            )
+        spread = Range(1, most // blocks, "log", whole=True).spread(self.table.points)
+        return [blocks * round(value) for value in spread]
+
+    def _num_blocks(self, block_length: int) -> int:
+        size = min(block_length or self.num_free, self.num_free)
+        return -(-self.num_free // size)
+
+    def plan(
+        self,
+        name: PolicyName,
+        parameters: Mapping[str, Scalar],
+        *,
+        schedule: tuple[str, ...],
+        temperature: float,
+        block_length: int | None,
+        num_steps: int | None = None,
+    ) -> Plan:
+        """One plan; the job's fixed parameters go before these."""
+        shared = self.job.plan
+        values = dict(parameters) | self.table.parameters.get(name, {})
+        if block_length is not None:
+            values["block_length"] = block_length
+        if self.table.quality == "duel":
+            values["confidence"] = "likeliest"  # positions must not hang on what is drawn
+        return Plan(
+            length=shared.length,
+            model_schedule=ModelSchedule.from_assignment(
+                schedule, shared.num_steps if num_steps is None else num_steps
+            ),
+            policy=PolicySpec(name=name, parameters=values),
+            decoding=Decoding(temperature=temperature, top_p=shared.top_p),
+        )
+
+    def sweep(self, name: PolicyName) -> list[Proposal]:
+        """All points of a policy's sweep."""
+        schedules = [tuple(roles) for roles in self.table.schedules or [[self.job.plan.heavy]]]
+        found = []
+        for schedule, temperature, block_length in itertools.product(
+            schedules, self.temperatures, self.block_lengths(name)
+        ):
+            curve = Curve(
+                policy=name,
+                schedule=" ".join(schedule),
+                temperature=temperature,
+                block_length=block_length,
+            )
+            for knob, parameters, num_steps in self._points(name, block_length):
+                if num_steps is not None and num_steps < len(schedule):
+                    continue  # fewer steps than parts of the schedule
+                plan = self.plan(
+                    name,
+                    parameters,
+                    schedule=schedule,
+                    temperature=temperature,
+                    block_length=block_length,
+                    num_steps=num_steps,
+                )
+                found.append(Proposal(plan, curve, knob))
+        return found
+
+    def _points(
+        self, name: PolicyName, block_length: int | None
+    ) -> Iterator[tuple[float | None, Mapping[str, Scalar], int | None]]:
+        """The knob's values with the parameters and the number of steps that they mean."""
+        knob = space_of(name).knob
+        if knob == "steps":
+            for num_steps in self.steps(block_length):
+                yield num_steps, {}, num_steps
+        elif isinstance(knob, Knob):
+            for value in knob.range.spread(self.table.points):
+                yield value, knob.at(value), None
+        else:
+            yield None, {}, None
