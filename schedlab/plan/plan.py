@@ -54,6 +54,7 @@ PolicyName = Literal[
     "entropy_bound",
     "klass",
     "stdd",
+    "slowfast",
     "dilated",
     "prophet",
     "p2",
@@ -65,7 +66,7 @@ PolicyName = Literal[
 
 
 _CALLS_UNKNOWN = frozenset(
-    ("threshold", "factor", "entropy_bound", "klass", "stdd", "dilated", "prophet")
+    ("threshold", "factor", "entropy_bound", "klass", "stdd", "slowfast", "dilated", "prophet")
 )
 
 

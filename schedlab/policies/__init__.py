@@ -23,6 +23,7 @@ from schedlab.policies.p2 import P2
 from schedlab.policies.prophet import Prophet
 from schedlab.policies.random_order import RandomOrder
 from schedlab.policies.remdm import RemaskPolicy, RemdmCap, RemdmConf, RemdmLoop, RemdmRescale
+from schedlab.policies.slowfast import SlowFast
 from schedlab.policies.stdd import Stdd
 from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
@@ -42,6 +43,7 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "entropy_bound": EntropyBound,
     "klass": Klass,
     "stdd": Stdd,
+    "slowfast": SlowFast,
     "dilated": Dilated,
     "prophet": Prophet,
     "p2": P2,

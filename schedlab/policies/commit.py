@@ -23,7 +23,7 @@ from schedlab.errors import InputError
 
 Statistic = Literal["margin", "gap", "entropy", "divergence"]
 History = Mapping[str, Tensor]
-"""What a policy remembers of the active block, by name, (B, K, ...); new blocks start anew."""
+"""What a policy remembers of the active block, by name, (B, ...); new blocks start anew."""
 
 
 @dataclass(frozen=True)

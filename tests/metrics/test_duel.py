@@ -30,6 +30,7 @@ SETTINGS = [
         ("entropy_bound", {"gamma": 1.0}),
         ("klass", {"threshold": 0.4, "epsilon": 0.5, "stable_calls": 1}),
         ("stdd", {"threshold": 0.5, "window": 2}),
+        ("slowfast", {"threshold": 0.5, "horizon_threshold": 0.4}),
         ("low_confidence", {"guidance": 0.7}),
     )
     for block in (0, 2)

@@ -373,6 +373,45 @@ def test_stdd_reads_time_and_neighbours() -> None:
     assert third.commit_BK.tolist() == [[True, False, True]]
 
 
+def test_slowfast_looks_how_far_the_prediction_holds() -> None:
+    """By hand: two cycles of eight positions."""
+    policy = commit_policy("slowfast", {"threshold": 0.8, "horizon_threshold": 0.5})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    history = policy.start(masked)
+    calls = [
+        # Horizon 6, then 5: a variance of 0.25, so the cycle ends at 5. One token a call.
+        ([0.9, 0.9, 0.4, 0.4, 0.4, 0.5, 0.1, 0.1], [0]),
+        ([0.0, 0.9, 0.4, 0.4, 0.6, 0.4, 0.1, 0.1], [1]),
+        # All sure ones before 5: those behind it wait. Then the best one, as none is sure.
+        ([0.0, 0.0, 0.9, 0.7, 0.9, 0.9, 0.9, 0.9], [2, 4]),
+        ([0.0, 0.0, 0.0, 0.7, 0.0, 0.9, 0.9, 0.9], [3]),
+        # A new cycle: one a call again, and no horizon at all is the first mask.
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.9, 0.9], [5]),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.4], [7]),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0], [6]),
+    ]
+    for confidence, chosen in calls:
+        decision = policy.commit(view_of([confidence], masked=masked, history=history))
+        assert decision.commit_BK[0].nonzero().flatten().tolist() == chosen
+        masked, history = masked & ~decision.commit_BK, decision.history
+    assert not masked.any()
+
+
+def test_slowfast_takes_the_mean_of_horizons_that_do_not_stand_still() -> None:
+    policy = commit_policy("slowfast", {"horizon_threshold": 0.5, "explore_calls": 3})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    history = policy.start(masked)
+    for far in (7, 1, 5):  # variances 9 and 4; the mean of the last two, 2 and 6
+        confidence = [0.4] * 8
+        confidence[far] = 0.6
+        decision = policy.commit(view_of([confidence], masked=masked, history=history))
+        assert decision.commit_BK[0].nonzero().flatten().tolist() == [far]
+        masked, history = masked & ~decision.commit_BK, decision.history
+    assert history["end"].tolist() == [4]
+    sure = view_of([[0.9] * 8], masked=masked, history=history)
+    assert policy.commit(sure).commit_BK[0].nonzero().flatten().tolist() == [0, 2, 3]
+
+
 def test_prophet_commits_all_once_the_gap_is_large() -> None:
     policy = commit_policy("prophet", {"early": 7.5, "middle": 5.0, "late": 2.5})
     masked = torch.tensor([[True, True, True, False]])
@@ -456,6 +495,8 @@ def test_one_step_is_that_of_the_engines(golden: Path, threshold: float) -> None
         ("stdd", {"block_length": -1}, "block_length must not be negative"),
         ("stdd", {"window": 0}, "window must be positive"),
         ("klass", {"stable_calls": 0}, "stable_calls must be positive"),
+        ("slowfast", {"window": 9}, "window must be at least 1 and at most explore_calls"),
+        ("slowfast", {"count": 0}, "count must be positive"),
         ("first_hitting", {"a": 1}, "has no parameters"),
         ("ancestral", {"a": 1}, "has no parameter 'a'"),
     ],
