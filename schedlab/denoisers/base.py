@@ -87,16 +87,35 @@ class PartwiseDenoiser(Protocol):
         ...
 
 
+@runtime_checkable
+class ShadowDenoiser(Protocol):
+    """A denoiser that also predicts tokens that stand, as if they did not: by shadows, mask tokens
+    behind the sequence at positions of it (`schedlab.denoisers.shadows`)."""
+
+    def features_with_shadows(
+        self, z_BL: Tensor, place_BK: Tensor, t_B: Tensor | None = None
+    ) -> Tensor:
+        """Features of sequences, as from `features`, and of shadows, shape (B, L + K, D).
+
+        Args:
+            z_BL, t_B: as for `features`.
+            place_BK: positions that the shadows are of, int64; -1 where a sequence has fewer.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class _Whole:
+class Whole:
     """Features as trunk."""
 
     denoiser: Denoiser
 
     def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """(B, L, D) features."""
         return self.denoiser.features(z_BL, t_B)
 
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits of features at (row, position)."""
         return self.denoiser.logits(trunk_BLF[row_N, position_N])
 
 
@@ -106,7 +125,7 @@ def partwise(denoiser: Denoiser) -> PartwiseDenoiser:
     found: object = denoiser
     if hasattr(found, "trunk") and hasattr(found, "logits_at"):
         return cast(PartwiseDenoiser, found)
-    return _Whole(denoiser)
+    return Whole(denoiser)
 
 
 def features_at(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor | None) -> Tensor:

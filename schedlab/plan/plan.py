@@ -58,6 +58,7 @@ PolicyName = Literal[
     "dilated",
     "prophet",
     "p2",
+    "wino",
     "remdm_cap",
     "remdm_rescale",
     "remdm_conf",
@@ -67,6 +68,7 @@ PolicyName = Literal[
 
 _CALLS_UNKNOWN = frozenset(
     ("threshold", "factor", "entropy_bound", "klass", "stdd", "slowfast", "dilated", "prophet")
+    + ("wino",)
 )
 
 

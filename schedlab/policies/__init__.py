@@ -27,6 +27,7 @@ from schedlab.policies.slowfast import SlowFast
 from schedlab.policies.stdd import Stdd
 from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
+from schedlab.policies.wino import Wino
 
 TIMESTEP_POLICIES: dict[str, type[TimestepPolicy]] = {
     "ancestral": Ancestral,
@@ -47,6 +48,7 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "dilated": Dilated,
     "prophet": Prophet,
     "p2": P2,
+    "wino": Wino,
 }
 
 REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {

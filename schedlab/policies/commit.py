@@ -92,6 +92,8 @@ class CommitPolicy:
             policies whose calls are not known beforehand.
         tempered: whether statistics are of the prediction after temperature and top-p.
         revises: whether committed tokens of the block are predicted too, and may be taken back.
+        shadowed: whether they are predicted by shadows, K mask tokens more in every call, which do
+            not see them (`schedlab.denoisers.shadows`).
     """
 
     block_length: int = 32
@@ -101,6 +103,7 @@ class CommitPolicy:
     by_share: ClassVar[bool] = True
     tempered: ClassVar[bool] = False
     revises: ClassVar[bool] = False
+    shadowed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("block_length", "guidance"):

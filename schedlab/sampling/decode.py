@@ -27,7 +27,13 @@ from schedlab.policies.commit import CommitPolicy, CommitView
 from schedlab.processes import MaskedProcess
 from schedlab.sampling.draw import draw, head_chunks
 from schedlab.sampling.events import Work
-from schedlab.sampling.forwards import call_rows, logits_of, trunk_of
+from schedlab.sampling.forwards import (
+    call_rows,
+    logits_of,
+    logits_of_features,
+    shadowed_of,
+    trunk_of,
+)
 from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
@@ -256,22 +262,37 @@ class _Run:
         z_rL = self.z_BL[rows_r]
         # [O] The noise level, for denoisers that read it: the share of masks that are left.
         t_r = call.left_R[own_r].double() / (self.plan.length - self.first)
-        trunk = trunk_of(denoiser, z_rL, t_r)
+        trunk = self._trunk(denoiser, z_rL, t_r, call, own_r)
         blind = None
         if self.policy.guidance:
             z_rL = z_rL.clone()
             z_rL[:, : self.first] = self.process.mask_id
-            blind = trunk_of(denoiser, z_rL, t_r)
+            blind = self._trunk(denoiser, z_rL, t_r, call, own_r)
         row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
         for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
             position_C = call.place_RK[own_r[row_C], place_C]
-            logits_CV = logits_of(denoiser, trunk, row_C, position_C)
+            read, read_C = logits_of, position_C
+            if self.policy.shadowed:
+                is_masked_C = call.masked_RK[own_r[row_C], place_C]
+                read = logits_of_features
+                read_C = torch.where(is_masked_C, position_C, self.plan.length + place_C)
+            logits_CV = read(denoiser, trunk, row_C, read_C)
             if blind is not None:
-                blind_CV = logits_of(denoiser, blind, row_C, position_C)
+                blind_CV = read(denoiser, blind, row_C, read_C)
                 logits_CV = blind_CV + (self.policy.guidance + 1.0) * (logits_CV - blind_CV)
             at = own_r[row_C], place_C
             self._choose(call, at, rows_r[row_C], position_C, logits_CV, role)
             self._measure(call, at, rows_r[row_C], logits_CV)
+
+    def _trunk(
+        self, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor, call: _Call, own_r: Tensor
+    ) -> Tensor:
+        """What logits are read from; with shadows of the active blocks behind, for policies that
+        ask for them."""
+        if not self.policy.shadowed:
+            return trunk_of(denoiser, z_rL, t_r)
+        place_rK = call.place_RK[own_r].masked_fill(~call.asked_RK[own_r], -1)
+        return shadowed_of(denoiser, z_rL, place_rK, t_r)
 
     def _choose(
         self,

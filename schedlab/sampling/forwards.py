@@ -23,8 +23,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser, partwise
-from schedlab.errors import SchedlabError, SchedlabWarning
+from schedlab.denoisers.base import Denoiser, ShadowDenoiser, Whole, partwise
+from schedlab.errors import InputError, SchedlabError, SchedlabWarning
 
 # Enough to fill the machine: in one thread, as workers run, calls of 1,024 positions are within a
 # tenth of the fastest per position; two threads would gain up to a fifth from 4,096 in bfloat16.
@@ -53,6 +53,32 @@ def trunk_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
 def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     """Features of every sequence, (R, L, D)."""
     return _of_sequences(denoiser, denoiser.features, z_RL, t_R)
+
+
+def shadowed_of(denoiser: Denoiser, z_RL: Tensor, place_RK: Tensor, t_R: Tensor | None) -> Tensor:
+    """Features of every sequence and of shadows behind it, (R, L + K, D), see `ShadowDenoiser`.
+
+    Raises:
+        InputError: the denoiser takes none.
+    """
+    if not isinstance(denoiser, ShadowDenoiser):
+        raise InputError(
+            f"denoiser {type(denoiser).__name__} has no features_with_shadows, which the policy"
+            " needs; give it one, leave lab.compile out, or choose another policy"
+        )
+    size = call_rows(z_RL.shape[1] + place_RK.shape[1], z_RL.device)
+    call = denoiser.features_with_shadows
+    if t_R is None or denoiser.spec.time_input == "none":
+        return _in_calls(denoiser, call, size, z_RL, place_RK)
+    return _in_calls(denoiser, call, size, z_RL, place_RK, t_R)
+
+
+def logits_of_features(
+    denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: Tensor
+) -> Tensor:
+    """Logits at (row, position), (N, V), of the features that `shadowed_of` gave."""
+    call = partial(Whole(denoiser).logits_at, trunk_RLF)
+    return _in_calls(denoiser, call, HEAD_ROWS, row_N, position_N)
 
 
 def logits_of(denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:

@@ -93,6 +93,7 @@ def test_those_without_a_likelihood_are_refused_with_the_reason(denoisers) -> No
         (plan_of("stdd", {}, top_p=0.9), "temperature 1"),
         (plan_of("ancestral", {}), "its order is random"),
         (plan_of("p2", {"confidence": "likeliest"}), "takes tokens back"),
+        (plan_of("wino", {"confidence": "likeliest"}), "takes tokens back"),
         (plan_of("random_order", {}), "its order is random"),
     ]
     for plan, message in cases:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedlab.denoisers.base import DenoiserSpec
+from schedlab.denoisers.cost import block_flops
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
-from schedlab.metrics.cost import expected_cost
+from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy
 from schedlab.policies.commit import CommitView, best
@@ -451,6 +452,69 @@ def test_p2_keeps_the_best_of_all(denoisers) -> None:
     assert sum(int(n) for n in back) > 0
 
 
+def test_wino_takes_back_fewer_than_it_took_in() -> None:
+    """By hand: two calls of a block of eight."""
+    policy = commit_policy("wino", {"threshold": 0.6, "keep": 0.9, "fewest": 3, "most": 4})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    # Six are confident and int(0.7 * 8) = 5, but no more than 4 go in. Nothing can go out.
+    confidence = [[0.7, 0.9, 0.8, 0.65, 0.5, 0.95, 0.85, 0.1]]
+    whole = torch.ones_like(masked)
+
+    def view(confidence, masked, history) -> CommitView:
+        confidence_BK = torch.tensor(confidence, dtype=torch.float64)
+        return view_of(
+            confidence, masked=masked, judged_BK=whole, confidence_BK=confidence_BK,
+            history=history,
+        )  # fmt: skip
+
+    first = policy.commit(view(confidence, masked, policy.start(masked)))
+    assert first.commit_BK[0].nonzero().flatten().tolist() == [1, 2, 5, 6]
+    assert not first.remask_BK.any()
+    masked = ~first.commit_BK
+    # Two go in. All four of before do not hold: 4 - 1 of them go out, 6 is the best of them.
+    confidence = [[0.7, 0.1, 0.2, 0.9, 0.5, 0.3, 0.4, 0.1]]
+    second = policy.commit(view(confidence, masked, first.history))
+    assert second.commit_BK[0].nonzero().flatten().tolist() == [0, 3]
+    assert second.remask_BK[0].nonzero().flatten().tolist() == [1, 2, 5]
+    # Where one goes in, none goes out; two went in before, so one may otherwise.
+    for low, out in ((0.5, []), (0.7, [1])):
+        confidence = [[0.95, 0.1, 0.2, 0.95, 0.9, 0.3, 0.4, low]]
+        masked = torch.tensor([[False] * 4 + [True] + [False] * 2 + [True]])
+        third = policy.commit(view(confidence, masked, second.history))
+        assert third.remask_BK[0].nonzero().flatten().tolist() == out
+
+
+def test_wino_verifies_by_shadows(denoisers) -> None:
+    """In a run tokens go back, in no more calls than there are tokens, at the price of shadows."""
+    states: list[torch.Tensor] = []
+    plan = plan_of("wino", "H6 L4", block_length=5, threshold=0.05, fewest=2, most=3)
+    found = decode(plan, denoisers, PROCESS, ids_of(40), trace=states.append)
+    back = [((a != MASK) & (b == MASK)).sum() for a, b in itertools.pairwise(states)]
+    assert sum(int(n) for n in back) > 0
+    assert (sum(usage.forwards_B for usage in found.usage.values()) <= LENGTH).all()
+    apart = [decode(plan, denoisers, PROCESS, ids_of(1, first)).z_BL for first in range(40)]
+    assert torch.equal(torch.cat(apart), found.z_BL)
+    spec = denoisers["H"].spec
+    assert role_costs(plan, denoisers)["H"].block_flops == block_flops(spec, LENGTH + 5)
+    plain = plan_of("threshold", "H6 L4", block_length=5)
+    assert role_costs(plain, denoisers)["H"].block_flops == block_flops(spec, LENGTH)
+
+
+def test_a_denoiser_without_shadows_is_refused() -> None:
+    class Flat:
+        spec = DenoiserSpec(vocab_size=V, mask_id=MASK, num_blocks=0, hidden_size=1, max_length=10)
+        fingerprint = "flat"
+
+        def features(self, z_BL, t_B=None):
+            return torch.zeros(*z_BL.shape, 1)
+
+        def logits(self, features_ND):
+            return torch.zeros(len(features_ND), V)
+
+    with pytest.raises(InputError, match="Flat has no features_with_shadows"):
+        decode(plan_of("wino", "H10"), {"H": Flat()}, PROCESS, ids_of(1))
+
+
 def test_dilated_takes_log2_calls(denoisers) -> None:
     plan = plan_of("dilated", "H10", block_length=8)
     found = decode(plan, denoisers, PROCESS, ids_of(2), torch.tensor([[1, 2]]).expand(2, -1))
@@ -497,6 +561,7 @@ def test_one_step_is_that_of_the_engines(golden: Path, threshold: float) -> None
         ("klass", {"stable_calls": 0}, "stable_calls must be positive"),
         ("slowfast", {"window": 9}, "window must be at least 1 and at most explore_calls"),
         ("slowfast", {"count": 0}, "count must be positive"),
+        ("wino", {"fewest": 21}, "fewest must be at least 1 and at most most"),
         ("first_hitting", {"a": 1}, "has no parameters"),
         ("ancestral", {"a": 1}, "has no parameter 'a'"),
     ],
