@@ -187,7 +187,7 @@ def _run_group(
     found_of: dict[int, list[Sampled]] = {}
     for found in sample_plans(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
-        work=work, progress=sampled,
+        work=work, progress=sampled, end_id=lab.tokenizer.eot_id,
     ):  # fmt: skip
         number = int(block_B[found.sequence])
         found_of.setdefault(number, []).append(found)

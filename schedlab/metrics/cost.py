@@ -95,7 +95,7 @@ def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _by_calls(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
-    """Calls of every block, as its policy knows them."""
+    """Calls of every block, as its policy knows them; at most so many where it stops at ends."""
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
     size = policy.block_size(num_free)
     num_blocks = -(-num_free // size)

@@ -34,6 +34,7 @@ def duel(
     tokens_SL: NDArray[np.int64],
     *,
     prefix_length: int = 0,
+    end_id: int | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
 ) -> Bound:
@@ -44,6 +45,8 @@ def duel(
         denoisers, process: as for sampling.
         tokens_SL: (S, L) texts of the plan's length.
         prefix_length: P, given tokens, which are not scored.
+        end_id: the end-of-text token, for policies that stop there: a text that goes on behind it
+            where they would have filled up costs infinitely many nats.
         batch_size: texts at a time, at most.
         device: where the denoisers are.
 
@@ -64,7 +67,7 @@ def duel(
         forced = Forced(text_BL, torch.zeros(B, dtype=torch.float64, device=device))
         prefix_BP = text_BL[:, :prefix_length] if prefix_length else None
         ids = SequenceIds.of([SeedBlock(seed=0, first=0, size=B)], device=device)  # draws nothing
-        decode(plan, denoisers, process, ids, prefix_BP, forced=forced)
+        decode(plan, denoisers, process, ids, prefix_BP, forced=forced, end_id=end_id)
         nats.append(forced.nats_B.cpu().numpy())
     return Bound(np.concatenate(nats), np.full(S, L - prefix_length))
 

@@ -81,7 +81,7 @@ class PolicySpec(Record):
     @property
     def calls_known(self) -> bool:
         """Whether the forwards of every step are known, in expectation, before a run."""
-        return self.name not in _CALLS_UNKNOWN
+        return self.name not in _CALLS_UNKNOWN and not self.parameters.get("stop_at_end")
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())

@@ -85,6 +85,9 @@ class CommitPolicy:
             samplers have it [C]; "likeliest" makes positions independent of what is drawn, so
             that texts have an exact likelihood (`schedlab.metrics.duel`). At temperature 0 the
             same.
+        stop_at_end: whether a sequence is finished once its text, without a mask before it, has
+            come to an end-of-text token: the masks behind are filled with that token. Tokens that
+            a policy may still take back do not count. What has an end is what the tokenizer says.
 
     Attributes:
         needs: statistics beside the confidence.
@@ -99,6 +102,7 @@ class CommitPolicy:
     block_length: int = 32
     guidance: float = 0.0
     confidence: str = "drawn"
+    stop_at_end: bool = False
     needs: ClassVar[tuple[Statistic, ...]] = ()
     by_share: ClassVar[bool] = True
     tempered: ClassVar[bool] = False

@@ -26,6 +26,7 @@ from schedlab.policies import commit_policy
 from schedlab.policies.commit import CommitPolicy, CommitView
 from schedlab.processes import MaskedProcess
 from schedlab.sampling.draw import draw, head_chunks
+from schedlab.sampling.end_of_text import checked_end, masks_behind_end
 from schedlab.sampling.events import Work
 from schedlab.sampling.forwards import (
     call_rows,
@@ -74,6 +75,7 @@ def decode(
     work: Work | None = None,
     trace: Trace | None = None,
     forced: Forced | None = None,
+    end_id: int | None = None,
 ) -> State:
     """Run a plan whose policy decides by predictions; the final state holds no mask.
 
@@ -82,14 +84,17 @@ def decode(
         work: counts what is done.
         trace: receives the tokens before every round of calls, (B, L).
         forced: commit the tokens of given texts instead of drawn ones, and say what they cost.
+        end_id: the end-of-text token, for policies that stop there.
 
     Raises:
+        InputError: a policy that stops at the end of a text, and no such token.
         SchedlabError: logits that are not finite, or a policy that makes no progress.
     """
     check_roles(plan, denoisers)
     state = start(plan, process, ids, prefix_BP)
     first = 0 if prefix_BP is None else prefix_BP.shape[1]
     run = _Run.begin(plan, process, ids, state.z_BL, first, forced)
+    stop_id = checked_end(run.policy, end_id)
     role_of_T = np.array(plan.model_schedule.steps)
     usage = {
         role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B))
@@ -113,6 +118,8 @@ def decode(
                 calls = times * -(-len(own_r) // call_rows(plan.length, rows_R.device))
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
         run.commit(call)
+        if stop_id is not None:
+            run.stop(rows_R, stop_id)
         rows_R = rows_R[run.block_B[rows_R] < run.num_blocks]
     return replace(state, z_BL=run.z_BL, usage=usage)
 
@@ -397,6 +404,19 @@ class _Run:
         self.masks_B[done_N] = masked_NK.sum(dim=-1)
         for name, value in self.policy.start(masked_NK).items():
             self.history[name][done_N] = value
+
+    def stop(self, rows_R: Tensor, end_id: int) -> None:
+        """Finish the texts that have come to their end."""
+        # What a policy may take back is not final before its block is.
+        blocks_R = self.block_B[rows_R] + int(not self.policy.revises)
+        last_R = self.first + blocks_R * self.size
+        z_RL = self.z_BL[rows_R]
+        left_RL = masks_behind_end(z_RL, self.process.mask_id, end_id, self.first, last_R)
+        if self.forced is not None:
+            differs_RL = left_RL & (self.forced.text_BL[rows_R] != end_id)
+            self.forced.nats_B[rows_R[differs_RL.any(dim=-1)]] = torch.inf
+        self.z_BL[rows_R] = z_RL.masked_fill(left_RL, end_id)
+        self.block_B[rows_R[left_RL.any(dim=-1)]] = self.num_blocks
 
     def _places(self, rows_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(R, K) positions of the active blocks, within the text, which of them exist, and which
