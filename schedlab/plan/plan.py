@@ -50,6 +50,7 @@ PolicyName = Literal[
     "margin",
     "top1",
     "threshold",
+    "dream_threshold",
     "factor",
     "entropy_bound",
     "klass",
@@ -67,8 +68,18 @@ PolicyName = Literal[
 
 
 _CALLS_UNKNOWN = frozenset(
-    ("threshold", "factor", "entropy_bound", "klass", "stdd", "slowfast", "dilated", "prophet")
-    + ("wino",)
+    (
+        "threshold",
+        "dream_threshold",
+        "factor",
+        "entropy_bound",
+        "klass",
+        "stdd",
+        "slowfast",
+        "dilated",
+        "prophet",
+        "wino",
+    )
 )
 
 

@@ -15,6 +15,7 @@ from schedlab.policies.ancestral import Ancestral
 from schedlab.policies.commit import CommitPolicy
 from schedlab.policies.dilated import Dilated
 from schedlab.policies.dream import Entropy, Margin, Top1
+from schedlab.policies.dream_threshold import DreamThreshold
 from schedlab.policies.entropy_bound import EntropyBound
 from schedlab.policies.factor import Factor
 from schedlab.policies.klass import Klass
@@ -40,6 +41,7 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "margin": Margin,
     "top1": Top1,
     "threshold": Threshold,
+    "dream_threshold": DreamThreshold,
     "factor": Factor,
     "entropy_bound": EntropyBound,
     "klass": Klass,

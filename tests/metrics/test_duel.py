@@ -26,6 +26,7 @@ SETTINGS = [
     for name, values in (
         *((name, {}) for name, policy in sorted(COMMIT_POLICIES.items()) if not policy.revises),
         ("threshold", {"threshold": 0.5}),
+        ("dream_threshold", {"threshold": 0.5}),
         ("factor", {"factor": 2.0}),
         ("entropy_bound", {"gamma": 1.0}),
         ("klass", {"threshold": 0.4, "epsilon": 0.5, "stable_calls": 1}),

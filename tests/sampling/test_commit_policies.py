@@ -413,6 +413,30 @@ def test_slowfast_takes_the_mean_of_horizons_that_do_not_stand_still() -> None:
     assert policy.commit(sure).commit_BK[0].nonzero().flatten().tolist() == [0, 2, 3]
 
 
+def test_dreams_threshold_keeps_within_the_share() -> None:
+    """By hand: eight positions in four calls, two a call and what has waited."""
+    policy = commit_policy("dream_threshold", {"threshold": 0.5})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    calls = [
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], [0, 1]),  # two, though five are confident
+        ([0.0, 0.0, 0.4, 0.6, 0.3, 0.2, 0.1, 0.1], [3]),  # one of two waits
+        ([0.0, 0.0, 0.9, 0.0, 0.9, 0.8, 0.9, 0.1], [2, 4, 6]),  # three are due
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.3], [7]),  # at least one
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0], [5]),  # a call more
+    ]
+    for call, (confidence, chosen) in enumerate(calls):
+        view = view_of(
+            [confidence],
+            masked=masked,
+            call_B=torch.tensor([call]),
+            num_calls=4,
+            masks_B=torch.tensor([8]),
+        )
+        commit_BK = policy.commit(view).commit_BK
+        assert commit_BK[0].nonzero().flatten().tolist() == chosen
+        masked = masked & ~commit_BK
+
+
 def test_prophet_commits_all_once_the_gap_is_large() -> None:
     policy = commit_policy("prophet", {"early": 7.5, "middle": 5.0, "late": 2.5})
     masked = torch.tensor([[True, True, True, False]])

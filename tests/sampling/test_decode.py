@@ -112,6 +112,20 @@ def test_fast_dllm_decodes_as_its_authors_code(golden: Path, number: int) -> Non
     assert np.array_equal(torch.cat(states).numpy(), trace)
 
 
+@pytest.mark.parametrize("number", range(8))
+def test_fast_dllm_decodes_dream_as_its_authors_code(golden: Path, number: int) -> None:
+    folder = golden / "decode_dream"
+    case = cases(folder, "fastdllm_dream_generate")[number]
+    assert case["function"] == "generation_utils.diffusion_generate"  # those behind have caches
+    data = arrays(folder, "fastdllm_dream_generate")
+    prompt = data["prompts"][case["prompt_row"]][None]
+    policy = PolicySpec(name="dream_threshold", parameters={"threshold": case["threshold"]})
+    length = prompt.shape[1] + case["max_new_tokens"]
+    found, _ = run(loading.load(golden / "dream"), prompt, length, case["steps"], policy)
+    assert np.array_equal(found.z_BL.numpy(), data[f"out{number}"])
+    assert case["printed"] == f"used steps: {int(found.usage['H'].forwards_B)}"
+
+
 DREAM_NAMES = {"entropy": "entropy", "maskgit_plus": "top1", "topk_margin": "margin"}
 
 
