@@ -9,10 +9,13 @@ Legend: B sequences, L positions, D features, N picked positions, V vocabulary (
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast, runtime_checkable
 
 from torch import Tensor
+
+from schedlab.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,16 @@ class PartwiseDenoiser(Protocol):
         ...
 
 
+class PaddedDenoiser(Protocol):
+    """A denoiser whose trunk takes rows of unequal length, filled up in front."""
+
+    def trunk(
+        self, z_BL: Tensor, t_B: Tensor | None = None, *, padding_BL: Tensor | None = None
+    ) -> Tensor:
+        """What `logits_at` reads, (B, L, F); nobody reads positions of `padding_BL`, bool."""
+        ...
+
+
 @runtime_checkable
 class ShadowDenoiser(Protocol):
     """A denoiser that also predicts tokens that stand, as if they did not: by shadows, mask tokens
@@ -126,6 +139,21 @@ def partwise(denoiser: Denoiser) -> PartwiseDenoiser:
     if hasattr(found, "trunk") and hasattr(found, "logits_at"):
         return cast(PartwiseDenoiser, found)
     return Whole(denoiser)
+
+
+def padded(denoiser: Denoiser) -> PaddedDenoiser:
+    """The denoiser itself where its trunk takes `padding_BL`.
+
+    Raises:
+        InputError: it takes none.
+    """
+    trunk = getattr(denoiser, "trunk", None)
+    if trunk is None or "padding_BL" not in inspect.signature(trunk).parameters:
+        raise InputError(
+            f"denoiser {type(denoiser).__name__} takes no rows that are filled up (no padding_BL);"
+            " give prompts of one length"
+        )
+    return cast(PaddedDenoiser, denoiser)
 
 
 def features_at(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor | None) -> Tensor:

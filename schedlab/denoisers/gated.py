@@ -129,11 +129,13 @@ class GatedTransformer(Network):
             return x_BLD
         return torch.cat((x_BLD[:, :1], x_BLD[:, :-1]), dim=1)
 
-    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+    def trunk(
+        self, z_BL: Tensor, t_B: Tensor | None = None, *, padding_BL: Tensor | None = None
+    ) -> Tensor:
         """(B, L, 2 D): the input of the last block, and its attention's output before the
-        projection."""
-        x_BLD, rotary, _ = self._before_last(z_BL, None)
-        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary, None)), dim=-1)
+        projection; `padding_BL` as for `features`."""
+        x_BLD, rotary, read_B11L = self._before_last(z_BL, padding_BL)
+        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary, read_B11L)), dim=-1)
 
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         """(N, V) logits at (row, position) of what `trunk` gave."""

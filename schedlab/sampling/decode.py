@@ -36,6 +36,7 @@ from schedlab.sampling.forwards import (
     trunk_of,
 )
 from schedlab.sampling.noise import SequenceIds
+from schedlab.sampling.padding import padding_of
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
 Trace = Callable[[Tensor], None]
@@ -76,6 +77,7 @@ def decode(
     trace: Trace | None = None,
     forced: Forced | None = None,
     end_id: int | None = None,
+    padding_B: Tensor | None = None,
 ) -> State:
     """Run a plan whose policy decides by predictions; the final state holds no mask.
 
@@ -85,9 +87,12 @@ def decode(
         trace: receives the tokens before every round of calls, (B, L).
         forced: commit the tokens of given texts instead of drawn ones, and say what they cost.
         end_id: the end-of-text token, for policies that stop there.
+        padding_B: how many positions of every prefix are filled up, in front of a shorter one:
+            what stands there is read by nobody.
 
     Raises:
-        InputError: a policy that stops at the end of a text, and no such token.
+        InputError: a policy that stops at the end of a text, and no such token; padding that is
+            not in front of given tokens, or that denoisers or the policy's shadows do not take.
         SchedlabError: logits that are not finite, or a policy that makes no progress.
     """
     check_roles(plan, denoisers)
@@ -95,6 +100,7 @@ def decode(
     first = 0 if prefix_BP is None else prefix_BP.shape[1]
     run = _Run.begin(plan, process, ids, state.z_BL, first, forced)
     stop_id = checked_end(run.policy, end_id)
+    run.padding_BL = padding_of(run.policy, padding_B, run.z_BL, first)
     role_of_T = np.array(plan.model_schedule.steps)
     usage = {
         role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B))
@@ -171,6 +177,7 @@ class _Run:
         history: what the policy remembers of it.
         log_q_BKV: its last prediction, where the policy compares with it.
         fresh_BK: where there is none yet.
+        padding_BL: positions that are filled up, if any.
     """
 
     plan: Plan
@@ -189,6 +196,7 @@ class _Run:
     history: dict[str, Tensor]
     log_q_BKV: Tensor | None
     fresh_BK: Tensor
+    padding_BL: Tensor | None = None
 
     @classmethod
     def begin(
@@ -297,7 +305,9 @@ class _Run:
         """What logits are read from; with shadows of the active blocks behind, for policies that
         ask for them."""
         if not self.policy.shadowed:
-            return trunk_of(denoiser, z_rL, t_r)
+            padding_BL = self.padding_BL
+            padding_rL = None if padding_BL is None else padding_BL[call.rows_R[own_r]]
+            return trunk_of(denoiser, z_rL, t_r, padding_rL)
         place_rK = call.place_RK[own_r].masked_fill(~call.asked_RK[own_r], -1)
         return shadowed_of(denoiser, z_rL, place_rK, t_r)
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from schedlab.denoisers import loading
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import InputError
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.processes import MaskedProcess
 from schedlab.results.seed_block import SeedBlock
@@ -110,6 +112,55 @@ def test_fast_dllm_decodes_as_its_authors_code(golden: Path, number: int) -> Non
     assert found.usage["H"].forwards_B.tolist() == [case["nfe"]]
     trace = data[f"trace{number}"]
     assert np.array_equal(torch.cat(states).numpy(), trace)
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_prompts_of_unequal_length_decode_as_in_their_authors_code(
+    golden: Path, family: str
+) -> None:
+    """Filled up in front, whatever ids stand there; alone and without them as well."""
+    folder = golden / f"decode_{family}"
+    model = loading.load(golden / family)
+    if family == "llada":
+        data = arrays(folder, "llada_generate_leftpad")
+        mask, expected = data["attention_mask"], data["out"]
+        parameters = {"block_length": int(data["block_length"])}
+        policy = PolicySpec(name="low_confidence", parameters=parameters)
+    else:
+        data = arrays(folder, "dream_generate")
+        mask, expected = data["leftpad_attention_mask"], data["leftpad_out"]
+        policy = PolicySpec(name="entropy")
+    prompts, padding_B = data["prompts"], torch.from_numpy((mask == 0).sum(axis=1))
+    found, states = run(model, prompts, 24, 8, policy, padding_B=padding_B)
+    assert np.array_equal(found.z_BL.numpy(), expected)
+    if family == "dream":
+        stacked = torch.stack([*states, found.z_BL]).numpy()
+        assert np.array_equal(stacked, data["leftpad_states"])
+    other = np.where(mask == 0, 7, prompts)
+    again, _ = run(model, other, 24, 8, policy, padding_B=padding_B)
+    assert np.array_equal(again.z_BL[:, 8:].numpy(), expected[:, 8:])
+    for row, padding in enumerate(padding_B.tolist()):
+        if family == "dream" and padding:
+            continue  # the first token's prediction differs, see `GatedTransformer.features`
+        alone, _ = run(model, prompts[row : row + 1, padding:], 24 - padding, 8, policy)
+        assert np.array_equal(alone.z_BL[0].numpy(), expected[row, padding:])
+
+
+def test_padding_that_nobody_takes_is_refused(golden: Path) -> None:
+    model = loading.load(golden / "llada")
+    prompts = np.ones((2, 3), dtype=np.int64)
+    policy = PolicySpec(name="threshold")
+    for padding in ([0, 3], [-1, 0], [1]):
+        with pytest.raises(InputError, match=r"padding must be \(2,\) numbers in \[0, 3\)"):
+            run(model, prompts, 8, 4, policy, padding_B=torch.tensor(padding))
+    one = torch.tensor([1, 0])
+    with pytest.raises(InputError, match="shadows take no padding"):
+        run(model, prompts, 8, 4, PolicySpec(name="wino"), padding_B=one)
+    config = TransformerConfig(
+        vocab_size=12, mask_id=11, num_blocks=1, hidden_size=8, num_heads=2, max_length=8
+    )
+    with pytest.raises(InputError, match="Transformer takes no rows that are filled up"):
+        run(Transformer(config), prompts, 8, 4, policy, padding_B=one)
 
 
 @pytest.mark.parametrize("number", range(8))
