@@ -114,6 +114,39 @@ def test_fast_dllm_decodes_as_its_authors_code(golden: Path, number: int) -> Non
     assert np.array_equal(torch.cat(states).numpy(), trace)
 
 
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("threshold", [0.1, 0.3])
+def test_wino_is_its_rule_written_out(golden: Path, row: int, threshold: float) -> None:
+    """Token by token, on LLaDA's network: 16 tokens in two blocks of 8."""
+    model, P, K, most = loading.load(golden / "llada"), 8, 8, 4
+    mask = model.spec.mask_id
+    prompt = arrays(golden / "decode_llada", "llada_generate")["prompts"][row][None]
+    z = torch.cat((torch.from_numpy(prompt), torch.full((1, 16), mask)), dim=1)
+    calls, taken_back = 0, 0
+    for begin in (P, P + K):
+        places, accepted = list(range(begin, begin + K)), 0
+        while (z[0, places] == mask).any():
+            features = model.features_with_shadows(z, torch.tensor([places]))
+            p = model.logits(features)[0].double().softmax(-1)
+            open_ = [i for i in places if z[0, i] == mask]
+            sure = {i: p[i, :mask].max().item() for i in open_}
+            held = {i: p[24 + n, z[0, i]].item() for n, i in enumerate(places) if i not in open_}
+            wide = sorted(open_, key=lambda i: -sure[i])
+            room = min(max(int(0.7 * len(open_)), 2), most)
+            go_in = [i for i in wide if sure[i] > threshold][:room] or wide[:1]
+            weak = sorted((i for i in held if held[i] < 0.9), key=lambda i: held[i])
+            go_out = weak[: max(0, accepted - 1)] if len(go_in) > 1 else []
+            for i in go_in:
+                z[0, i] = p[i, :mask].argmax()
+            z[0, go_out] = mask
+            accepted, calls, taken_back = len(go_in), calls + 1, taken_back + len(go_out)
+    values = {"block_length": K, "threshold": threshold, "fewest": 2, "most": most}
+    found, states = run(model, prompt, 24, 16, PolicySpec(name="wino", parameters=values))
+    assert torch.equal(found.z_BL, z)
+    assert len(states) == calls == int(found.usage["H"].forwards_B)
+    assert taken_back > 0
+
+
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_prompts_of_unequal_length_decode_as_in_their_authors_code(
     golden: Path, family: str
