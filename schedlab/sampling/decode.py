@@ -121,7 +121,8 @@ def decode(
             heads_r = times * call.asked_RK[own_r].sum(dim=-1)
             usage[role].head_positions_B[rows_R[own_r]] += heads_r
             if work is not None:
-                calls = times * -(-len(own_r) // call_rows(plan.length, rows_R.device))
+                length = plan.length + (run.size if run.policy.shadowed else 0)
+                calls = times * -(-len(own_r) // call_rows(length, rows_R.device))
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
         run.commit(call)
         if stop_id is not None:
