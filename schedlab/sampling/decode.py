@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -278,39 +279,49 @@ class _Run:
         z_rL = self.z_BL[rows_r]
         # [O] The noise level, for denoisers that read it: the share of masks that are left.
         t_r = call.left_R[own_r].double() / (self.plan.length - self.first)
-        trunk = self._trunk(denoiser, z_rL, t_r, call, own_r)
+        logits = self._logits(call, own_r, denoiser, z_rL, t_r)
         blind = None
         if self.policy.guidance:
             z_rL = z_rL.clone()
             z_rL[:, : self.first] = self.process.mask_id
-            blind = self._trunk(denoiser, z_rL, t_r, call, own_r)
+            blind = self._logits(call, own_r, denoiser, z_rL, t_r)
         row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
         for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
             position_C = call.place_RK[own_r[row_C], place_C]
-            read, read_C = logits_of, position_C
-            if self.policy.shadowed:
-                is_masked_C = call.masked_RK[own_r[row_C], place_C]
-                read = logits_of_features
-                read_C = torch.where(is_masked_C, position_C, self.plan.length + place_C)
-            logits_CV = read(denoiser, trunk, row_C, read_C)
+            logits_CV = logits(row_C, position_C)
             if blind is not None:
-                blind_CV = read(denoiser, blind, row_C, read_C)
+                blind_CV = blind(row_C, position_C)
                 logits_CV = blind_CV + (self.policy.guidance + 1.0) * (logits_CV - blind_CV)
             at = own_r[row_C], place_C
             self._choose(call, at, rows_r[row_C], position_C, logits_CV, role)
             self._measure(call, at, rows_r[row_C], logits_CV)
 
-    def _trunk(
-        self, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor, call: _Call, own_r: Tensor
-    ) -> Tensor:
-        """What logits are read from; with shadows of the active blocks behind, for policies that
-        ask for them."""
-        if not self.policy.shadowed:
-            padding_BL = self.padding_BL
-            padding_rL = None if padding_BL is None else padding_BL[call.rows_R[own_r]]
-            return trunk_of(denoiser, z_rL, t_r, padding_rL)
-        place_rK = call.place_RK[own_r].masked_fill(~call.asked_RK[own_r], -1)
-        return shadowed_of(denoiser, z_rL, place_rK, t_r)
+    def _logits(
+        self, call: _Call, own_r: Tensor, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Run the denoiser; what gives (C, V) logits at (row, position)."""
+        rows_r = call.rows_R[own_r]
+        if self.policy.shadowed:
+            return self._logits_with_shadows(call, own_r, denoiser, z_rL, t_r)
+        padding_rL = None if self.padding_BL is None else self.padding_BL[rows_r]
+        return partial(logits_of, denoiser, trunk_of(denoiser, z_rL, t_r, padding_rL))
+
+    def _logits_with_shadows(
+        self, call: _Call, own_r: Tensor, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """As `_logits`, at committed tokens those of their shadows."""
+        place_rK = call.place_RK[own_r]
+        first_r = place_rK[:, 0]  # clamping never reaches it
+        shadowed_rK = place_rK.masked_fill(~call.asked_RK[own_r], -1)
+        features = shadowed_of(denoiser, z_rL, shadowed_rK, t_r)
+
+        def logits(row_C: Tensor, position_C: Tensor) -> Tensor:
+            is_masked_C = z_rL[row_C, position_C] == self.process.mask_id
+            shadow_C = self.plan.length + position_C - first_r[row_C]
+            at_C = torch.where(is_masked_C, position_C, shadow_C)
+            return logits_of_features(denoiser, features, row_C, at_C)
+
+        return logits
 
     def _choose(
         self,
