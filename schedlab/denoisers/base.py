@@ -9,10 +9,13 @@ Legend: B sequences, L positions, D features, N picked positions, V vocabulary (
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast, runtime_checkable
 
 from torch import Tensor
+
+from schedlab.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,45 @@ class PartwiseDenoiser(Protocol):
         ...
 
 
+class PaddedDenoiser(Protocol):
+    """A denoiser whose trunk takes rows of unequal length, filled up in front."""
+
+    def trunk(
+        self, z_BL: Tensor, t_B: Tensor | None = None, *, padding_BL: Tensor | None = None
+    ) -> Tensor:
+        """What `logits_at` reads, (B, L, F); nobody reads positions of `padding_BL`, bool."""
+        ...
+
+
+@runtime_checkable
+class ShadowDenoiser(Protocol):
+    """A denoiser that also predicts tokens that stand, as if they did not: by shadows, mask tokens
+    behind the sequence at positions of it (`schedlab.denoisers.shadows`)."""
+
+    def features_with_shadows(
+        self, z_BL: Tensor, place_BK: Tensor, t_B: Tensor | None = None
+    ) -> Tensor:
+        """Features of sequences, as from `features`, and of shadows, shape (B, L + K, D).
+
+        Args:
+            z_BL, t_B: as for `features`.
+            place_BK: positions that the shadows are of, int64; -1 where a sequence has fewer.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class _Whole:
+class Whole:
     """Features as trunk."""
 
     denoiser: Denoiser
 
     def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """(B, L, D) features."""
         return self.denoiser.features(z_BL, t_B)
 
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits of features at (row, position)."""
         return self.denoiser.logits(trunk_BLF[row_N, position_N])
 
 
@@ -106,7 +138,22 @@ def partwise(denoiser: Denoiser) -> PartwiseDenoiser:
     found: object = denoiser
     if hasattr(found, "trunk") and hasattr(found, "logits_at"):
         return cast(PartwiseDenoiser, found)
-    return _Whole(denoiser)
+    return Whole(denoiser)
+
+
+def padded(denoiser: Denoiser) -> PaddedDenoiser:
+    """The denoiser itself where its trunk takes `padding_BL`.
+
+    Raises:
+        InputError: it takes none.
+    """
+    trunk = getattr(denoiser, "trunk", None)
+    if trunk is None or "padding_BL" not in inspect.signature(trunk).parameters:
+        raise InputError(
+            f"denoiser {type(denoiser).__name__} takes no rows that are filled up (no padding_BL);"
+            " give prompts of one length"
+        )
+    return cast(PaddedDenoiser, denoiser)
 
 
 def features_at(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor | None) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
+from schedlab.denoisers.shadows import shadow_attention, shadow_positions
+from schedlab.errors import InputError
 from schedlab.files import Record
 
 
@@ -127,11 +129,13 @@ class GatedTransformer(Network):
             return x_BLD
         return torch.cat((x_BLD[:, :1], x_BLD[:, :-1]), dim=1)
 
-    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+    def trunk(
+        self, z_BL: Tensor, t_B: Tensor | None = None, *, padding_BL: Tensor | None = None
+    ) -> Tensor:
         """(B, L, 2 D): the input of the last block, and its attention's output before the
-        projection."""
-        x_BLD, rotary, _ = self._before_last(z_BL, None)
-        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary, None)), dim=-1)
+        projection; `padding_BL` as for `features`."""
+        x_BLD, rotary, read_B11L = self._before_last(z_BL, padding_BL)
+        return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary, read_B11L)), dim=-1)
 
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         """(N, V) logits at (row, position) of what `trunk` gave."""
@@ -139,6 +143,30 @@ class GatedTransformer(Network):
             position_N = (position_N - 1).clamp(min=0)
         x_ND, mixed_ND = trunk_BLF[row_N, position_N].chunk(2, dim=-1)
         return self.logits(self.norm(self._last_block.finish(x_ND, mixed_ND)))
+
+    def features_with_shadows(
+        self, z_BL: Tensor, place_BK: Tensor, t_B: Tensor | None = None
+    ) -> Tensor:
+        """Features of sequences and of shadows, (B, L + K, D), see `ShadowDenoiser`.
+
+        Raises:
+            InputError: a `shifted` network, where the token before would have to be its shadow.
+        """
+        if self.config.shifted:
+            raise InputError(
+                "networks whose output predicts the next position (Dream) take no shadows, which"
+                " the policy needs; choose another policy"
+            )
+        length = z_BL.shape[1]
+        self.check_length(length)
+        masks_BK = torch.full_like(place_BK, self.config.mask_id)
+        x_BSD = self.embedding(torch.cat((z_BL, masks_BK), dim=1))
+        rotary = gated_rotary(self.config, x_BSD[:, :length])
+        rotary = rotary[:, shadow_positions(length, place_BK)]
+        read_B1SS = shadow_attention(length, place_BK)
+        for block in self.blocks:
+            x_BSD = block(x_BSD, rotary, read_B1SS)
+        return self.norm(x_BSD)
 
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""
@@ -197,7 +225,8 @@ class GatedBlock(nn.Module):
         return sum(weight.numel() for weight in self.parameters() if weight.ndim == 2)
 
     def forward(self, x_BLD: Tensor, rotary: Tensor, read_B11L: Tensor | None) -> Tensor:
-        """(B, L, D) to (B, L, D); `read_B11L` says which positions are read (None: all)."""
+        """(B, L, D) to (B, L, D); `read_B11L` says which positions are read (None: all), for every
+        reader where it is (B, 1, L, L)."""
         return self.finish(x_BLD, self.mixed(x_BLD, rotary, read_B11L))
 
     def mixed(self, x_BLD: Tensor, rotary: Tensor, read_B11L: Tensor | None) -> Tensor:

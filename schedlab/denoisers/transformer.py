@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
+from schedlab.denoisers.shadows import shadow_attention, shadow_positions
 from schedlab.files import Record, canonical_json
 
 _FIRST_SHIFT = 0.3
@@ -182,6 +183,25 @@ class Transformer(Network):
         x_N3D, mixed_N3D = near_N3F.masked_fill(outside_N3[..., None], 0.0).chunk(2, dim=-1)
         return self.logits(self.norm(self._last_block.finish_middle(x_N3D, mixed_N3D)))
 
+    def features_with_shadows(
+        self, z_BL: Tensor, place_BK: Tensor, t_B: Tensor | None = None
+    ) -> Tensor:
+        """Features of sequences and of shadows, (B, L + K, D), see `ShadowDenoiser`.
+
+        [O] The neighbours that a shadow is mixed with (`TokenShift`) are those of its token. As
+        they are mixed with it themselves, a little of it reaches its shadow in every block.
+        """
+        length = z_BL.shape[1]
+        self.check_length(length)
+        masks_BK = torch.full_like(place_BK, self.config.mask_id)
+        x_BSD = self.embedding(torch.cat((z_BL, masks_BK), dim=1))
+        head_size = self.config.hidden_size // self.config.num_heads
+        rotary = rotary_table(length, head_size, x_BSD)[:, shadow_positions(length, place_BK)]
+        read_B1SS = shadow_attention(length, place_BK)
+        for block in self.blocks:
+            x_BSD = cast(Block, block).with_shadows(x_BSD, rotary, read_B1SS, place_BK)
+        return self.norm(x_BSD)
+
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""
         return self.logits(self.features(z_BL))
@@ -229,6 +249,15 @@ class Block(nn.Module):
         """The attention's output before its projection, (B, L, D)."""
         return self.attention.mixed(self.attention_shift(self.attention_norm(x_BLD)), rotary)
 
+    def with_shadows(
+        self, x_BSD: Tensor, rotary: Tensor, read_B1SS: Tensor, place_BK: Tensor
+    ) -> Tensor:
+        """`forward` of sequences with shadows behind them, (B, S, D)."""
+        inner_BSD = self.attention_shift.with_shadows(self.attention_norm(x_BSD), place_BK)
+        mixed_BSD = self.attention.mixed(inner_BSD, rotary, read_B1SS)
+        x_BSD = x_BSD + self.attention.output(mixed_BSD)
+        return x_BSD + self.mlp(self.mlp_shift.with_shadows(self.mlp_norm(x_BSD), place_BK))
+
     def finish_middle(self, x_N3D: Tensor, mixed_N3D: Tensor) -> Tensor:
         """The rest of `forward` at the middle one of three neighbours, (N, D)."""
         return self._finish(x_N3D, mixed_N3D, 1)
@@ -262,6 +291,18 @@ class TokenShift(nn.Module):
         mixed = torch.addcmul(x_BLD, padded[:, :-2], self.left)
         return mixed if self.right is None else torch.addcmul(mixed, padded[:, 2:], self.right)
 
+    def with_shadows(self, x_BSD: Tensor, place_BK: Tensor) -> Tensor:
+        """Sequences as by `forward`, and shadows with the neighbours of their tokens."""
+        length = x_BSD.shape[1] - place_BK.shape[1]
+        x_BLD, shadow_BKD = x_BSD[:, :length], x_BSD[:, length:]
+        padded_BLD = F.pad(x_BLD, (0, 0, 1, 1))
+        row_B1 = torch.arange(len(x_BSD), device=x_BSD.device)[:, None]
+        place_BK = place_BK.clamp(min=0)
+        shadow_BKD = torch.addcmul(shadow_BKD, padded_BLD[row_B1, place_BK], self.left)
+        if self.right is not None:
+            shadow_BKD = torch.addcmul(shadow_BKD, padded_BLD[row_B1, place_BK + 2], self.right)
+        return torch.cat((self(x_BLD), shadow_BKD), dim=1)
+
 
 class Attention(nn.Module):
     """Multi-head self-attention with rotary positions: `output(mixed(x, rotary))`."""
@@ -273,14 +314,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def mixed(self, x_BLD: Tensor, rotary: Tensor) -> Tensor:
+    def mixed(self, x_BLD: Tensor, rotary: Tensor, read_B1LL: Tensor | None = None) -> Tensor:
         """What the heads read, before `output` projects it, (B, L, D); `rotary` as from
-        `rotary_table`."""
+        `rotary_table`, `read_B1LL` says which token reads which (None: all, or those before)."""
         B, L, D = x_BLD.shape
         qkv = self.qkv(x_BLD).view(B, L, 3, self.num_heads, D // self.num_heads)
         q, k = rotate(qkv[:, :, :2], rotary).permute(2, 0, 3, 1, 4)  # each (B, H, L, D / H)
         v = qkv[:, :, 2].transpose(1, 2)
-        if x_BLD.device.type == "cpu" and torch.is_grad_enabled():
+        if read_B1LL is not None:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=read_B1LL)
+        elif x_BLD.device.type == "cpu" and torch.is_grad_enabled():
             mixed = _plain_attention(q, k, v, causal=self.causal)
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)

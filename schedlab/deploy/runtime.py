@@ -59,7 +59,10 @@ class Player:
         ids = SequenceIds.of([SeedBlock(seed, 0, n)], device=self.device)
         prefix_BP = None if prefix is None else prefix.expand(n, -1)
         tokens_BL = torch.zeros((n, self.plan.length), dtype=torch.int64)
-        for found in sample_plans([self.plan], self.denoisers, self.process, ids, prefix_BP):
+        for found in sample_plans(
+            [self.plan], self.denoisers, self.process, ids, prefix_BP,
+            end_id=self.tokenizer.eot_id,
+        ):  # fmt: skip
             tokens_BL[found.sequence] = torch.from_numpy(found.tokens_UL[0])
         return tokens_BL
 

@@ -212,7 +212,7 @@ def _run_group(
     found_of: dict[int, list[Sampled]] = {}
     for found in sample_plans(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
-        work=work, progress=sampled,
+        work=work, progress=sampled, end_id=lab.tokenizer.eot_id,
     ):  # fmt: skip
         number = int(block_B[found.sequence])
         found_of.setdefault(number, []).append(found)
@@ -331,7 +331,8 @@ def _likelihoods(
         for plan in plans:
             bound, asked = scored(
                 plan, lab.denoisers, lab.process, tokens_SL,
-                prefix_length=texts.prefix_length, device=lab.device, work=work,
+                prefix_length=texts.prefix_length, end_id=lab.tokenizer.eot_id,
+                device=lab.device, work=work,
             )  # fmt: skip
             seconds = _prices(work)
             yield BlockRecord(

@@ -27,13 +27,17 @@ FloatArray = NDArray[np.float64]
 
 
 def role_costs(plan: Plan, denoisers: Mapping[str, Denoiser]) -> dict[str, RoleCost]:
-    """Price of a request to each denoiser that the plan uses."""
-    costs = {}
+    """Price of a request to each denoiser that the plan uses; with the shadows of policies that
+    have them a request is of a longer sequence, at most by a block of the whole text."""
+    length, costs = plan.length, {}
+    if plan.policy.name in COMMIT_POLICIES:
+        policy = commit_policy(plan.policy.name, plan.policy.parameters)
+        length += policy.block_size(plan.length) if policy.shadowed else 0
     for role in plan.model_schedule.roles:
         spec = denoisers[role].spec
         costs[role] = RoleCost(
             num_blocks=spec.num_blocks,
-            block_flops=block_flops(spec, plan.length),
+            block_flops=block_flops(spec, length),
             head_flops=head_flops(spec),
         )
     return costs
@@ -91,7 +95,7 @@ def _random_order(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _by_calls(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
-    """Calls of every block, as its policy knows them."""
+    """Calls of every block, as its policy knows them; at most so many where it stops at ends."""
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
     size = policy.block_size(num_free)
     num_blocks = -(-num_free // size)
@@ -106,12 +110,13 @@ def _by_calls(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _by_share(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
-    """At most: a call for every token. How many there really are is what a run shows."""
+    """At most: a call for every token, over all steps. How many there really are is what a run
+    shows."""
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
     size = policy.block_size(num_free)
     calls_T = np.full(plan.num_steps, num_free / plan.num_steps)
     calls_T *= 2 if policy.guidance else 1
-    return calls_T, calls_T * (size + 1) / 2
+    return calls_T, calls_T * (size if policy.revises else (size + 1) / 2)
 
 
 def _remasking(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:

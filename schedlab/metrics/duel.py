@@ -36,6 +36,7 @@ def duel(
     tokens_SL: NDArray[np.int64],
     *,
     prefix_length: int = 0,
+    end_id: int | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
 ) -> Bound:
@@ -46,6 +47,8 @@ def duel(
         denoisers, process: as for sampling.
         tokens_SL: (S, L) texts of the plan's length.
         prefix_length: P, given tokens, which are not scored.
+        end_id: the end-of-text token, for policies that stop there: a text that goes on behind it
+            where they would have filled up costs infinitely many nats.
         batch_size: texts at a time, at most.
         device: where the denoisers are.
 
@@ -58,6 +61,7 @@ def duel(
         process,
         tokens_SL,
         prefix_length=prefix_length,
+        end_id=end_id,
         batch_size=batch_size,
         device=device,
     )
@@ -79,6 +83,7 @@ def scored(
     tokens_SL: NDArray[np.int64],
     *,
     prefix_length: int = 0,
+    end_id: int | None = None,
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     work: Work | None = None,
@@ -97,7 +102,9 @@ def scored(
         forced = Forced(text_BL, torch.zeros(B, dtype=torch.float64, device=device))
         prefix_BP = text_BL[:, :prefix_length] if prefix_length else None
         ids = SequenceIds.of([SeedBlock(seed=0, first=0, size=B)], device=device)  # draws nothing
-        state = decode(plan, denoisers, process, ids, prefix_BP, forced=forced, work=work)
+        state = decode(
+            plan, denoisers, process, ids, prefix_BP, forced=forced, work=work, end_id=end_id
+        )
         nats.append(forced.nats_B.cpu().numpy())
         for role, found in state.usage.items():
             usage[role].append(found)

@@ -50,13 +50,16 @@ PolicyName = Literal[
     "margin",
     "top1",
     "threshold",
+    "dream_threshold",
     "factor",
     "entropy_bound",
     "klass",
     "stdd",
+    "slowfast",
     "dilated",
     "prophet",
     "p2",
+    "wino",
     "remdm_cap",
     "remdm_rescale",
     "remdm_conf",
@@ -65,7 +68,18 @@ PolicyName = Literal[
 
 
 _CALLS_UNKNOWN = frozenset(
-    ("threshold", "factor", "entropy_bound", "klass", "stdd", "dilated", "prophet")
+    (
+        "threshold",
+        "dream_threshold",
+        "factor",
+        "entropy_bound",
+        "klass",
+        "stdd",
+        "slowfast",
+        "dilated",
+        "prophet",
+        "wino",
+    )
 )
 
 
@@ -78,7 +92,7 @@ class PolicySpec(Record):
     @property
     def calls_known(self) -> bool:
         """Whether the forwards of every step are known, in expectation, before a run."""
-        return self.name not in _CALLS_UNKNOWN
+        return self.name not in _CALLS_UNKNOWN and not self.parameters.get("stop_at_end")
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())

@@ -141,6 +141,16 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
         fast_quantile=Range(0.0, 1.0),
         unseen_spread=Range(0.0, 0.4),
     ),
+    "dream_threshold": _steps(threshold=_CONFIDENCE),
+    "slowfast": _knob(
+        "threshold",
+        _CONFIDENCE,
+        horizon_threshold=Range(0.02, 0.5, "log"),
+        explore_calls=Range(4, 12, whole=True),
+        window=Range(1, 4, whole=True),
+        variance=Range(0.1, 4.0, "log"),
+    ),
+    "wino": _knob("threshold", _CONFIDENCE, keep=Range(0.5, 0.99, "complement")),
     "dilated": PolicySpace(None),
     "prophet": PolicySpace(
         Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0})

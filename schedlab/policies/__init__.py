@@ -17,6 +17,7 @@ from schedlab.policies.ancestral import Ancestral
 from schedlab.policies.commit import CommitPolicy
 from schedlab.policies.dilated import Dilated
 from schedlab.policies.dream import Entropy, Margin, Top1
+from schedlab.policies.dream_threshold import DreamThreshold
 from schedlab.policies.entropy_bound import EntropyBound
 from schedlab.policies.factor import Factor
 from schedlab.policies.klass import Klass
@@ -25,9 +26,11 @@ from schedlab.policies.p2 import P2
 from schedlab.policies.prophet import Prophet
 from schedlab.policies.random_order import RandomOrder
 from schedlab.policies.remdm import RemaskPolicy, RemdmCap, RemdmConf, RemdmLoop, RemdmRescale
+from schedlab.policies.slowfast import SlowFast
 from schedlab.policies.stdd import Stdd
 from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
+from schedlab.policies.wino import Wino
 
 TIMESTEP_POLICIES: dict[str, type[TimestepPolicy]] = {
     "ancestral": Ancestral,
@@ -40,13 +43,16 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "margin": Margin,
     "top1": Top1,
     "threshold": Threshold,
+    "dream_threshold": DreamThreshold,
     "factor": Factor,
     "entropy_bound": EntropyBound,
     "klass": Klass,
     "stdd": Stdd,
+    "slowfast": SlowFast,
     "dilated": Dilated,
     "prophet": Prophet,
     "p2": P2,
+    "wino": Wino,
 }
 
 REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {

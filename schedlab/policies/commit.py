@@ -23,7 +23,7 @@ from schedlab.errors import InputError
 
 Statistic = Literal["margin", "gap", "entropy", "divergence"]
 History = Mapping[str, Tensor]
-"""What a policy remembers of the active block, by name, (B, K, ...); new blocks start anew."""
+"""What a policy remembers of the active block, by name, (B, ...); new blocks start anew."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class CommitPolicy:
             samplers have it [C]; "likeliest" makes positions independent of what is drawn, so
             that texts have an exact likelihood (`schedlab.metrics.duel`). At temperature 0 the
             same.
+        stop_at_end: whether a sequence is finished once its text, without a mask before it, has
+            come to an end-of-text token: the masks behind are filled with that token. Tokens that
+            a policy may still take back do not count. What has an end is what the tokenizer says.
 
     Attributes:
         needs: statistics beside the confidence.
@@ -92,15 +95,19 @@ class CommitPolicy:
             policies whose calls are not known beforehand.
         tempered: whether statistics are of the prediction after temperature and top-p.
         revises: whether committed tokens of the block are predicted too, and may be taken back.
+        shadowed: whether they are predicted by shadows, K mask tokens more in every call, which do
+            not see them (`schedlab.denoisers.shadows`).
     """
 
     block_length: int = 32
     guidance: float = 0.0
     confidence: str = "drawn"
+    stop_at_end: bool = False
     needs: ClassVar[tuple[Statistic, ...]] = ()
     by_share: ClassVar[bool] = True
     tempered: ClassVar[bool] = False
     revises: ClassVar[bool] = False
+    shadowed: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("block_length", "guidance"):

@@ -32,7 +32,8 @@ class RoleCost(Record):
 
     Args:
         num_blocks: transformer blocks of one forward.
-        block_flops: FLOPs of all blocks in one forward of one sequence of the plan's length.
+        block_flops: FLOPs of all blocks in one forward of one sequence of the plan's length, and
+            of its shadows where the policy has any.
         head_flops: FLOPs of the LM head at one position.
     """
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,9 +27,17 @@ from schedlab.policies import commit_policy
 from schedlab.policies.commit import CommitPolicy, CommitView
 from schedlab.processes import MaskedProcess
 from schedlab.sampling.draw import draw, head_chunks
+from schedlab.sampling.end_of_text import checked_end, masks_behind_end
 from schedlab.sampling.events import Work
-from schedlab.sampling.forwards import call_rows, logits_of, trunk_of
+from schedlab.sampling.forwards import (
+    call_rows,
+    logits_of,
+    logits_of_features,
+    shadowed_of,
+    trunk_of,
+)
 from schedlab.sampling.noise import SequenceIds
+from schedlab.sampling.padding import padding_of
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
 Trace = Callable[[Tensor], None]
@@ -68,6 +77,8 @@ def decode(
     work: Work | None = None,
     trace: Trace | None = None,
     forced: Forced | None = None,
+    end_id: int | None = None,
+    padding_B: Tensor | None = None,
 ) -> State:
     """Run a plan whose policy decides by predictions; the final state holds no mask.
 
@@ -76,14 +87,21 @@ def decode(
         work: counts what is done.
         trace: receives the tokens before every round of calls, (B, L).
         forced: commit the tokens of given texts instead of drawn ones, and say what they cost.
+        end_id: the end-of-text token, for policies that stop there.
+        padding_B: how many positions of every prefix are filled up, in front of a shorter one:
+            what stands there is read by nobody.
 
     Raises:
+        InputError: a policy that stops at the end of a text, and no such token; padding that is
+            not in front of given tokens, or that denoisers or the policy's shadows do not take.
         SchedlabError: logits that are not finite, or a policy that makes no progress.
     """
     check_roles(plan, denoisers)
     state = start(plan, process, ids, prefix_BP)
     first = 0 if prefix_BP is None else prefix_BP.shape[1]
     run = _Run.begin(plan, process, ids, state.z_BL, first, forced)
+    stop_id = checked_end(run.policy, end_id)
+    run.padding_BL = padding_of(run.policy, padding_B, run.z_BL, first)
     role_of_T = np.array(plan.model_schedule.steps)
     usage = {
         role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B))
@@ -104,9 +122,12 @@ def decode(
             heads_r = times * call.asked_RK[own_r].sum(dim=-1)
             usage[role].head_positions_B[rows_R[own_r]] += heads_r
             if work is not None:
-                calls = times * -(-len(own_r) // call_rows(plan.length, rows_R.device))
+                length = plan.length + (run.size if run.policy.shadowed else 0)
+                calls = times * -(-len(own_r) // call_rows(length, rows_R.device))
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
         run.commit(call)
+        if stop_id is not None:
+            run.stop(rows_R, stop_id)
         rows_R = rows_R[run.block_B[rows_R] < run.num_blocks]
     return replace(state, z_BL=run.z_BL, usage=usage)
 
@@ -158,6 +179,7 @@ class _Run:
         history: what the policy remembers of it.
         log_q_BKV: its last prediction, where the policy compares with it.
         fresh_BK: where there is none yet.
+        padding_BL: positions that are filled up, if any.
     """
 
     plan: Plan
@@ -176,6 +198,7 @@ class _Run:
     history: dict[str, Tensor]
     log_q_BKV: Tensor | None
     fresh_BK: Tensor
+    padding_BL: Tensor | None = None
 
     @classmethod
     def begin(
@@ -256,22 +279,49 @@ class _Run:
         z_rL = self.z_BL[rows_r]
         # [O] The noise level, for denoisers that read it: the share of masks that are left.
         t_r = call.left_R[own_r].double() / (self.plan.length - self.first)
-        trunk = trunk_of(denoiser, z_rL, t_r)
+        logits = self._logits(call, own_r, denoiser, z_rL, t_r)
         blind = None
         if self.policy.guidance:
             z_rL = z_rL.clone()
             z_rL[:, : self.first] = self.process.mask_id
-            blind = trunk_of(denoiser, z_rL, t_r)
+            blind = self._logits(call, own_r, denoiser, z_rL, t_r)
         row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
         for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
             position_C = call.place_RK[own_r[row_C], place_C]
-            logits_CV = logits_of(denoiser, trunk, row_C, position_C)
+            logits_CV = logits(row_C, position_C)
             if blind is not None:
-                blind_CV = logits_of(denoiser, blind, row_C, position_C)
+                blind_CV = blind(row_C, position_C)
                 logits_CV = blind_CV + (self.policy.guidance + 1.0) * (logits_CV - blind_CV)
             at = own_r[row_C], place_C
             self._choose(call, at, rows_r[row_C], position_C, logits_CV, role)
             self._measure(call, at, rows_r[row_C], logits_CV)
+
+    def _logits(
+        self, call: _Call, own_r: Tensor, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Run the denoiser; what gives (C, V) logits at (row, position)."""
+        rows_r = call.rows_R[own_r]
+        if self.policy.shadowed:
+            return self._logits_with_shadows(call, own_r, denoiser, z_rL, t_r)
+        padding_rL = None if self.padding_BL is None else self.padding_BL[rows_r]
+        return partial(logits_of, denoiser, trunk_of(denoiser, z_rL, t_r, padding_rL))
+
+    def _logits_with_shadows(
+        self, call: _Call, own_r: Tensor, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """As `_logits`, at committed tokens those of their shadows."""
+        place_rK = call.place_RK[own_r]
+        first_r = place_rK[:, 0]  # clamping never reaches it
+        shadowed_rK = place_rK.masked_fill(~call.asked_RK[own_r], -1)
+        features = shadowed_of(denoiser, z_rL, shadowed_rK, t_r)
+
+        def logits(row_C: Tensor, position_C: Tensor) -> Tensor:
+            is_masked_C = z_rL[row_C, position_C] == self.process.mask_id
+            shadow_C = self.plan.length + position_C - first_r[row_C]
+            at_C = torch.where(is_masked_C, position_C, shadow_C)
+            return logits_of_features(denoiser, features, row_C, at_C)
+
+        return logits
 
     def _choose(
         self,
@@ -376,6 +426,19 @@ class _Run:
         self.masks_B[done_N] = masked_NK.sum(dim=-1)
         for name, value in self.policy.start(masked_NK).items():
             self.history[name][done_N] = value
+
+    def stop(self, rows_R: Tensor, end_id: int) -> None:
+        """Finish the texts that have come to their end."""
+        # What a policy may take back is not final before its block is.
+        blocks_R = self.block_B[rows_R] + int(not self.policy.revises)
+        last_R = self.first + blocks_R * self.size
+        z_RL = self.z_BL[rows_R]
+        left_RL = masks_behind_end(z_RL, self.process.mask_id, end_id, self.first, last_R)
+        if self.forced is not None:
+            differs_RL = left_RL & (self.forced.text_BL[rows_R] != end_id)
+            self.forced.nats_B[rows_R[differs_RL.any(dim=-1)]] = torch.inf
+        self.z_BL[rows_R] = z_RL.masked_fill(left_RL, end_id)
+        self.block_B[rows_R[left_RL.any(dim=-1)]] = self.num_blocks
 
     def _places(self, rows_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(R, K) positions of the active blocks, within the text, which of them exist, and which

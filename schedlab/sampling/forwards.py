@@ -23,8 +23,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser, partwise
-from schedlab.errors import SchedlabError, SchedlabWarning
+from schedlab.denoisers.base import Denoiser, ShadowDenoiser, Whole, padded, partwise
+from schedlab.errors import InputError, SchedlabError, SchedlabWarning
 
 # Enough to fill the machine: in one thread, as workers run, calls of 1,024 positions are within a
 # tenth of the fastest per position; two threads would gain up to a fifth from 4,096 in bfloat16.
@@ -44,15 +44,51 @@ def call_rows(length: int, device: torch.device) -> int:
     return max(1, positions // max(_SHORTEST, length))
 
 
-def trunk_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
+def trunk_of(
+    denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None, padding_RL: Tensor | None = None
+) -> Tensor:
     """What `logits_of` reads, of every sequence, (R, L, F): features, or less than the whole
-    network where a denoiser can finish positions one by one (`PartwiseDenoiser`)."""
-    return _of_sequences(denoiser, partwise(denoiser).trunk, z_RL, t_R)
+    network where a denoiser can finish positions one by one (`PartwiseDenoiser`).
+
+    Raises:
+        InputError: rows that are filled up, for a denoiser that does not take them.
+    """
+    if padding_RL is None:
+        return _of_sequences(denoiser, partwise(denoiser).trunk, t_R, z_RL)
+    trunk = padded(denoiser).trunk
+
+    def call(z_CL: Tensor, padding_CL: Tensor, *t_C: Tensor) -> Tensor:
+        return trunk(z_CL, *t_C, padding_BL=padding_CL)
+
+    return _of_sequences(denoiser, call, t_R, z_RL, padding_RL)
 
 
 def features_of(denoiser: Denoiser, z_RL: Tensor, t_R: Tensor | None) -> Tensor:
     """Features of every sequence, (R, L, D)."""
-    return _of_sequences(denoiser, denoiser.features, z_RL, t_R)
+    return _of_sequences(denoiser, denoiser.features, t_R, z_RL)
+
+
+def shadowed_of(denoiser: Denoiser, z_RL: Tensor, place_RK: Tensor, t_R: Tensor | None) -> Tensor:
+    """Features of every sequence and of shadows behind it, (R, L + K, D), see `ShadowDenoiser`.
+
+    Raises:
+        InputError: the denoiser takes none.
+    """
+    if not isinstance(denoiser, ShadowDenoiser):
+        raise InputError(
+            f"denoiser {type(denoiser).__name__} has no features_with_shadows, which the policy"
+            " needs; give it one, leave lab.compile out, or choose another policy"
+        )
+    call = denoiser.features_with_shadows
+    return _of_sequences(denoiser, call, t_R, z_RL, place_RK, more=place_RK.shape[1])
+
+
+def logits_of_features(
+    denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: Tensor
+) -> Tensor:
+    """Logits at (row, position), (N, V), of the features that `shadowed_of` gave."""
+    call = partial(Whole(denoiser).logits_at, trunk_RLF)
+    return _in_calls(denoiser, call, HEAD_ROWS, row_N, position_N)
 
 
 def logits_of(denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
@@ -62,12 +98,18 @@ def logits_of(denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: 
 
 
 def _of_sequences(
-    denoiser: Denoiser, call: Callable[..., Tensor], z_RL: Tensor, t_R: Tensor | None
+    denoiser: Denoiser,
+    call: Callable[..., Tensor],
+    t_R: Tensor | None,
+    z_RL: Tensor,
+    *others: Tensor,
+    more: int = 0,
 ) -> Tensor:
-    size = call_rows(z_RL.shape[1], z_RL.device)
+    """Of sequences with `more` tokens than L; the noise level last, where it is read."""
+    size = call_rows(z_RL.shape[1] + more, z_RL.device)
     if t_R is None or denoiser.spec.time_input == "none":
-        return _in_calls(denoiser, call, size, z_RL)
-    return _in_calls(denoiser, call, size, z_RL, t_R)
+        return _in_calls(denoiser, call, size, z_RL, *others)
+    return _in_calls(denoiser, call, size, z_RL, *others, t_R)
 
 
 def _in_calls(network: object, call: Callable[..., Tensor], size: int, *inputs: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ def sample_plans(
     *,
     work: Work | None = None,
     progress: Callable[[], None] = lambda: None,
+    end_id: int | None = None,
 ) -> Iterator[Sampled]:
     """Run plans on sequences; every (family, sequence) once, as soon as it is finished.
 
@@ -46,6 +47,7 @@ def sample_plans(
 
     Args:
         plans, denoisers, process, ids, prefix_BP, work, progress: as for `sample_events`.
+        end_id: the end-of-text token, for policies that stop there.
     """
     work = Work() if work is None else work
     events = [n for n, plan in enumerate(plans) if plan.policy.name not in OWN_LOOP]
@@ -58,8 +60,9 @@ def sample_plans(
             yield replace(found, plans=tuple(events[n] for n in found.plans))
 
     def by_itself(plan: Plan, ids_b: SequenceIds, prefix_bP: Tensor | None) -> State:
-        run = decode if plan.policy.name in COMMIT_POLICIES else remask
-        return run(plan, denoisers, process, ids_b, prefix_bP, work=work)
+        if plan.policy.name in COMMIT_POLICIES:
+            return decode(plan, denoisers, process, ids_b, prefix_bP, work=work, end_id=end_id)
+        return remask(plan, denoisers, process, ids_b, prefix_bP, work=work)
 
     for family in families_of([plans[n] for n in others]):
         own = [others[n] for n in family]

@@ -232,7 +232,7 @@ def test_the_key_covers_everything_that_determines_a_record(
     elif change == "engine":
         monkeypatch.setattr(evaluate_module, "ENGINE_VERSION", 999)
     elif change == "metric":
-        monkeypatch.setattr(evaluate_module, "metric_versions", lambda: {"entropy": 999})
+        monkeypatch.setattr(evaluate_module, "metric_versions", lambda names: {"entropy": 999})
     assert key() != before
 
 

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedlab.denoisers.base import DenoiserSpec
+from schedlab.denoisers.cost import block_flops
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
-from schedlab.metrics.cost import expected_cost
+from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy
 from schedlab.policies.commit import CommitView, best
@@ -373,6 +374,69 @@ def test_stdd_reads_time_and_neighbours() -> None:
     assert third.commit_BK.tolist() == [[True, False, True]]
 
 
+def test_slowfast_looks_how_far_the_prediction_holds() -> None:
+    """By hand: two cycles of eight positions."""
+    policy = commit_policy("slowfast", {"threshold": 0.8, "horizon_threshold": 0.5})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    history = policy.start(masked)
+    calls = [
+        # Horizon 6, then 5: a variance of 0.25, so the cycle ends at 5. One token a call.
+        ([0.9, 0.9, 0.4, 0.4, 0.4, 0.5, 0.1, 0.1], [0]),
+        ([0.0, 0.9, 0.4, 0.4, 0.6, 0.4, 0.1, 0.1], [1]),
+        # All sure ones before 5: those behind it wait. Then the best one, as none is sure.
+        ([0.0, 0.0, 0.9, 0.7, 0.9, 0.9, 0.9, 0.9], [2, 4]),
+        ([0.0, 0.0, 0.0, 0.7, 0.0, 0.9, 0.9, 0.9], [3]),
+        # A new cycle: one a call again, and no horizon at all is the first mask.
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.9, 0.9], [5]),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.4], [7]),
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0], [6]),
+    ]
+    for confidence, chosen in calls:
+        decision = policy.commit(view_of([confidence], masked=masked, history=history))
+        assert decision.commit_BK[0].nonzero().flatten().tolist() == chosen
+        masked, history = masked & ~decision.commit_BK, decision.history
+    assert not masked.any()
+
+
+def test_slowfast_takes_the_mean_of_horizons_that_do_not_stand_still() -> None:
+    policy = commit_policy("slowfast", {"horizon_threshold": 0.5, "explore_calls": 3})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    history = policy.start(masked)
+    for far in (7, 1, 5):  # variances 9 and 4; the mean of the last two, 2 and 6
+        confidence = [0.4] * 8
+        confidence[far] = 0.6
+        decision = policy.commit(view_of([confidence], masked=masked, history=history))
+        assert decision.commit_BK[0].nonzero().flatten().tolist() == [far]
+        masked, history = masked & ~decision.commit_BK, decision.history
+    assert history["end"].tolist() == [4]
+    sure = view_of([[0.9] * 8], masked=masked, history=history)
+    assert policy.commit(sure).commit_BK[0].nonzero().flatten().tolist() == [0, 2, 3]
+
+
+def test_dreams_threshold_keeps_within_the_share() -> None:
+    """By hand: eight positions in four calls, two a call and what has waited."""
+    policy = commit_policy("dream_threshold", {"threshold": 0.5})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    calls = [
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2], [0, 1]),  # two, though five are confident
+        ([0.0, 0.0, 0.4, 0.6, 0.3, 0.2, 0.1, 0.1], [3]),  # one of two waits
+        ([0.0, 0.0, 0.9, 0.0, 0.9, 0.8, 0.9, 0.1], [2, 4, 6]),  # three are due
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.3], [7]),  # at least one
+        ([0.0, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0], [5]),  # a call more
+    ]
+    for call, (confidence, chosen) in enumerate(calls):
+        view = view_of(
+            [confidence],
+            masked=masked,
+            call_B=torch.tensor([call]),
+            num_calls=4,
+            masks_B=torch.tensor([8]),
+        )
+        commit_BK = policy.commit(view).commit_BK
+        assert commit_BK[0].nonzero().flatten().tolist() == chosen
+        masked = masked & ~commit_BK
+
+
 def test_prophet_commits_all_once_the_gap_is_large() -> None:
     policy = commit_policy("prophet", {"early": 7.5, "middle": 5.0, "late": 2.5})
     masked = torch.tensor([[True, True, True, False]])
@@ -410,6 +474,69 @@ def test_p2_keeps_the_best_of_all(denoisers) -> None:
     decode(plan, denoisers, PROCESS, ids_of(40), trace=states.append)
     back = [((a != MASK) & (b == MASK)).sum() for a, b in itertools.pairwise(states)]
     assert sum(int(n) for n in back) > 0
+
+
+def test_wino_takes_back_fewer_than_it_took_in() -> None:
+    """By hand: two calls of a block of eight."""
+    policy = commit_policy("wino", {"threshold": 0.6, "keep": 0.9, "fewest": 3, "most": 4})
+    masked = torch.ones(1, 8, dtype=torch.bool)
+    # Six are confident and int(0.7 * 8) = 5, but no more than 4 go in. Nothing can go out.
+    confidence = [[0.7, 0.9, 0.8, 0.65, 0.5, 0.95, 0.85, 0.1]]
+    whole = torch.ones_like(masked)
+
+    def view(confidence, masked, history) -> CommitView:
+        confidence_BK = torch.tensor(confidence, dtype=torch.float64)
+        return view_of(
+            confidence, masked=masked, judged_BK=whole, confidence_BK=confidence_BK,
+            history=history,
+        )  # fmt: skip
+
+    first = policy.commit(view(confidence, masked, policy.start(masked)))
+    assert first.commit_BK[0].nonzero().flatten().tolist() == [1, 2, 5, 6]
+    assert not first.remask_BK.any()
+    masked = ~first.commit_BK
+    # Two go in. All four of before do not hold: 4 - 1 of them go out, 6 is the best of them.
+    confidence = [[0.7, 0.1, 0.2, 0.9, 0.5, 0.3, 0.4, 0.1]]
+    second = policy.commit(view(confidence, masked, first.history))
+    assert second.commit_BK[0].nonzero().flatten().tolist() == [0, 3]
+    assert second.remask_BK[0].nonzero().flatten().tolist() == [1, 2, 5]
+    # Where one goes in, none goes out; two went in before, so one may otherwise.
+    for low, out in ((0.5, []), (0.7, [1])):
+        confidence = [[0.95, 0.1, 0.2, 0.95, 0.9, 0.3, 0.4, low]]
+        masked = torch.tensor([[False] * 4 + [True] + [False] * 2 + [True]])
+        third = policy.commit(view(confidence, masked, second.history))
+        assert third.remask_BK[0].nonzero().flatten().tolist() == out
+
+
+def test_wino_verifies_by_shadows(denoisers) -> None:
+    """In a run tokens go back, in no more calls than there are tokens, at the price of shadows."""
+    states: list[torch.Tensor] = []
+    plan = plan_of("wino", "H6 L4", block_length=5, threshold=0.05, fewest=2, most=3)
+    found = decode(plan, denoisers, PROCESS, ids_of(40), trace=states.append)
+    back = [((a != MASK) & (b == MASK)).sum() for a, b in itertools.pairwise(states)]
+    assert sum(int(n) for n in back) > 0
+    assert (sum(usage.forwards_B for usage in found.usage.values()) <= LENGTH).all()
+    apart = [decode(plan, denoisers, PROCESS, ids_of(1, first)).z_BL for first in range(40)]
+    assert torch.equal(torch.cat(apart), found.z_BL)
+    spec = denoisers["H"].spec
+    assert role_costs(plan, denoisers)["H"].block_flops == block_flops(spec, LENGTH + 5)
+    plain = plan_of("threshold", "H6 L4", block_length=5)
+    assert role_costs(plain, denoisers)["H"].block_flops == block_flops(spec, LENGTH)
+
+
+def test_a_denoiser_without_shadows_is_refused() -> None:
+    class Flat:
+        spec = DenoiserSpec(vocab_size=V, mask_id=MASK, num_blocks=0, hidden_size=1, max_length=10)
+        fingerprint = "flat"
+
+        def features(self, z_BL, t_B=None):
+            return torch.zeros(*z_BL.shape, 1)
+
+        def logits(self, features_ND):
+            return torch.zeros(len(features_ND), V)
+
+    with pytest.raises(InputError, match="Flat has no features_with_shadows"):
+        decode(plan_of("wino", "H10"), {"H": Flat()}, PROCESS, ids_of(1))
 
 
 def test_dilated_takes_log2_calls(denoisers) -> None:
@@ -456,6 +583,9 @@ def test_one_step_is_that_of_the_engines(golden: Path, threshold: float) -> None
         ("stdd", {"block_length": -1}, "block_length must not be negative"),
         ("stdd", {"window": 0}, "window must be positive"),
         ("klass", {"stable_calls": 0}, "stable_calls must be positive"),
+        ("slowfast", {"window": 9}, "window must be at least 1 and at most explore_calls"),
+        ("slowfast", {"count": 0}, "count must be positive"),
+        ("wino", {"fewest": 21}, "fewest must be at least 1 and at most most"),
         ("first_hitting", {"a": 1}, "has no parameters"),
         ("ancestral", {"a": 1}, "has no parameter 'a'"),
     ],

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from schedlab.denoisers import loading
+from schedlab.denoisers.transformer import Transformer, TransformerConfig
+from schedlab.errors import InputError
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.processes import MaskedProcess
 from schedlab.results.seed_block import SeedBlock
@@ -110,6 +112,102 @@ def test_fast_dllm_decodes_as_its_authors_code(golden: Path, number: int) -> Non
     assert found.usage["H"].forwards_B.tolist() == [case["nfe"]]
     trace = data[f"trace{number}"]
     assert np.array_equal(torch.cat(states).numpy(), trace)
+
+
+@pytest.mark.parametrize("row", range(3))
+@pytest.mark.parametrize("threshold", [0.1, 0.3])
+def test_wino_is_its_rule_written_out(golden: Path, row: int, threshold: float) -> None:
+    """Token by token, on LLaDA's network: 16 tokens in two blocks of 8."""
+    model, P, K, most = loading.load(golden / "llada"), 8, 8, 4
+    mask = model.spec.mask_id
+    prompt = arrays(golden / "decode_llada", "llada_generate")["prompts"][row][None]
+    z = torch.cat((torch.from_numpy(prompt), torch.full((1, 16), mask)), dim=1)
+    calls, taken_back = 0, 0
+    for begin in (P, P + K):
+        places, accepted = list(range(begin, begin + K)), 0
+        while (z[0, places] == mask).any():
+            features = model.features_with_shadows(z, torch.tensor([places]))
+            p = model.logits(features)[0].double().softmax(-1)
+            open_ = [i for i in places if z[0, i] == mask]
+            sure = {i: p[i, :mask].max().item() for i in open_}
+            held = {i: p[24 + n, z[0, i]].item() for n, i in enumerate(places) if i not in open_}
+            wide = sorted(open_, key=lambda i: -sure[i])
+            room = min(max(int(0.7 * len(open_)), 2), most)
+            go_in = [i for i in wide if sure[i] > threshold][:room] or wide[:1]
+            weak = sorted((i for i in held if held[i] < 0.9), key=lambda i: held[i])
+            go_out = weak[: max(0, accepted - 1)] if len(go_in) > 1 else []
+            for i in go_in:
+                z[0, i] = p[i, :mask].argmax()
+            z[0, go_out] = mask
+            accepted, calls, taken_back = len(go_in), calls + 1, taken_back + len(go_out)
+    values = {"block_length": K, "threshold": threshold, "fewest": 2, "most": most}
+    found, states = run(model, prompt, 24, 16, PolicySpec(name="wino", parameters=values))
+    assert torch.equal(found.z_BL, z)
+    assert len(states) == calls == int(found.usage["H"].forwards_B)
+    assert taken_back > 0
+
+
+@pytest.mark.parametrize("family", ["llada", "dream"])
+def test_prompts_of_unequal_length_decode_as_in_their_authors_code(
+    golden: Path, family: str
+) -> None:
+    """Filled up in front, whatever ids stand there; alone and without them as well."""
+    folder = golden / f"decode_{family}"
+    model = loading.load(golden / family)
+    if family == "llada":
+        data = arrays(folder, "llada_generate_leftpad")
+        mask, expected = data["attention_mask"], data["out"]
+        parameters = {"block_length": int(data["block_length"])}
+        policy = PolicySpec(name="low_confidence", parameters=parameters)
+    else:
+        data = arrays(folder, "dream_generate")
+        mask, expected = data["leftpad_attention_mask"], data["leftpad_out"]
+        policy = PolicySpec(name="entropy")
+    prompts, padding_B = data["prompts"], torch.from_numpy((mask == 0).sum(axis=1))
+    found, states = run(model, prompts, 24, 8, policy, padding_B=padding_B)
+    assert np.array_equal(found.z_BL.numpy(), expected)
+    if family == "dream":
+        stacked = torch.stack([*states, found.z_BL]).numpy()
+        assert np.array_equal(stacked, data["leftpad_states"])
+    other = np.where(mask == 0, 7, prompts)
+    again, _ = run(model, other, 24, 8, policy, padding_B=padding_B)
+    assert np.array_equal(again.z_BL[:, 8:].numpy(), expected[:, 8:])
+    for row, padding in enumerate(padding_B.tolist()):
+        if family == "dream" and padding:
+            continue  # the first token's prediction differs, see `GatedTransformer.features`
+        alone, _ = run(model, prompts[row : row + 1, padding:], 24 - padding, 8, policy)
+        assert np.array_equal(alone.z_BL[0].numpy(), expected[row, padding:])
+
+
+def test_padding_that_nobody_takes_is_refused(golden: Path) -> None:
+    model = loading.load(golden / "llada")
+    prompts = np.ones((2, 3), dtype=np.int64)
+    policy = PolicySpec(name="threshold")
+    for padding in ([0, 3], [-1, 0], [1]):
+        with pytest.raises(InputError, match=r"padding must be \(2,\) numbers in \[0, 3\)"):
+            run(model, prompts, 8, 4, policy, padding_B=torch.tensor(padding))
+    one = torch.tensor([1, 0])
+    with pytest.raises(InputError, match="shadows take no padding"):
+        run(model, prompts, 8, 4, PolicySpec(name="wino"), padding_B=one)
+    config = TransformerConfig(
+        vocab_size=12, mask_id=11, num_blocks=1, hidden_size=8, num_heads=2, max_length=8
+    )
+    with pytest.raises(InputError, match="Transformer takes no rows that are filled up"):
+        run(Transformer(config), prompts, 8, 4, policy, padding_B=one)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_fast_dllm_decodes_dream_as_its_authors_code(golden: Path, number: int) -> None:
+    folder = golden / "decode_dream"
+    case = cases(folder, "fastdllm_dream_generate")[number]
+    assert case["function"] == "generation_utils.diffusion_generate"  # those behind have caches
+    data = arrays(folder, "fastdllm_dream_generate")
+    prompt = data["prompts"][case["prompt_row"]][None]
+    policy = PolicySpec(name="dream_threshold", parameters={"threshold": case["threshold"]})
+    length = prompt.shape[1] + case["max_new_tokens"]
+    found, _ = run(loading.load(golden / "dream"), prompt, length, case["steps"], policy)
+    assert np.array_equal(found.z_BL.numpy(), data[f"out{number}"])
+    assert case["printed"] == f"used steps: {int(found.usage['H'].forwards_B)}"
 
 
 DREAM_NAMES = {"entropy": "entropy", "maskgit_plus": "top1", "topk_margin": "margin"}

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from schedlab.report.captions import policy_facts
 from schedlab.report.content import Figure
@@ -66,7 +67,7 @@ def frontiers(run: RunData) -> Figure | None:
                 grid[1][0].axhspan(low, high, color=GREEN, alpha=0.10, linewidth=0)
         quality.set_ylabel(label)
         last = grid[-1][0]
-        last.set_xscale("log")
+        cost_axis(last)
         last.set_xlabel(f"{AXIS[file.setting.cost]} (log scale)")
         handles, labels = quality.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
@@ -106,7 +107,7 @@ def matched(run: RunData) -> Figure | None:
     known = {row.digest: row for row in file.fresh}
     colours = _styles(file)
     with drawing():
-        canvas = Canvas(figsize=(WIDTH, 1.0 + 1.5 * ((len(found) + 2) // 3)))
+        canvas = Canvas(figsize=(WIDTH, 0.8 + 1.6 * ((len(found) + 2) // 3)))
         panels = canvas.subplots(
             (len(found) + 2) // 3, min(3, len(found)), sharex=True, sharey=True, squeeze=False
         )
@@ -115,8 +116,8 @@ def matched(run: RunData) -> Figure | None:
             zero_line(axes)
             costs = [_x(known[digest], file).value for digest in one.digests]
             dots(axes, one.differences, costs, vertical=False, colour=colour, size=3.4)
-            axes.set_title(f"{one.family} \N{MINUS SIGN} {one.against}")
-            axes.set_xscale("log")
+            axes.set_title(f"against {one.against}")
+            cost_axis(axes)
         for axes in list(panels.flat)[len(found) :]:
             axes.set_axis_off()
         canvas.supxlabel(AXIS[file.setting.cost], fontsize=8.5)
@@ -133,6 +134,14 @@ def matched(run: RunData) -> Figure | None:
         alt="Charts of differences in loss at equal cost, with intervals.",
         origin="schedlab",
     )
+
+
+def cost_axis(axes: Axes) -> None:
+    """Costs on a log scale, as plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 LOSSES = {"accuracy": "error rate", "gen_ppl": "log Gen-PPL", "duel": "-log p (nats per token)"}
