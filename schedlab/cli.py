@@ -317,8 +317,40 @@ def export(
     plan_file = export_plan(run, pick)
     target = out or run / "plan.json"
     plan_file.write(target)
-    text = f"{target}: {plan_file.plan.model_schedule}"
+    plan = plan_file.plan
+    usual = plan.policy.name == "ancestral"
+    text = f"{target}: {plan.model_schedule}" + ("" if usual else f", {plan.policy}")
     _show({"path": target, "plan_file": plan_file}, text, as_json=as_json)
+
+
+@app.command()
+def measure(
+    plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)],
+    task: Annotated[
+        str, typer.Option(help="sudoku, a .jsonl file, or a job file with a [task] table.")
+    ] = "sudoku",
+    num: Annotated[int, typer.Option("--num", "-n", help="Number of items.")] = 256,
+    first: Annotated[int, typer.Option(help="Number of the first item.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a plan on a task: accuracy and cost, on items and seeds of your choice."""
+    from tempfile import TemporaryDirectory
+
+    from schedlab.deploy.measure import measure_plan
+    from schedlab.job import load_job
+    from schedlab.plan.task_config import TaskConfig
+
+    config = TaskConfig(source=task)
+    if task.endswith(".toml"):
+        config = load_job(task).task or config
+    with TemporaryDirectory() as store:
+        found = measure_plan(plan, config, num, store=store, first=first, seed=seed, device=device)
+    names = ("accuracy", "forwards", "block_forwards", "seconds")
+    shown = {name: found.estimates[name] for name in names}
+    rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
+    _show(shown, _table(rows), as_json=as_json)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import schedlab
+from schedlab.deploy.export_policies import POLICIES, export_policy
 from schedlab.errors import InputError
 from schedlab.files import sha256_file
 from schedlab.plan import Decoding, DenoiserRef, MeasuredValue, ModelSchedule, Plan, PlanFile
@@ -28,7 +29,7 @@ _BUDGET = re.compile(r"budget=([0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
-    """The plan file of a pick of a finished search.
+    """The plan file of a pick of a finished search, over model schedules or over policies.
 
     Args:
         run_dir: run folder with `search.json` and `environment.json`.
@@ -40,6 +41,8 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
         InputError: an unknown pick, none that fits, or a run folder that does not fit together.
     """
     folder = Path(run_dir)
+    if (folder / POLICIES).exists():
+        return export_policy(folder, EnvironmentFile.read(folder / ENVIRONMENT), pick)
     if not (folder / SEARCH).exists():
         raise InputError(f"{folder}: has no {SEARCH}; run or resume its search first")
     search = SearchFile.read(folder / SEARCH)

@@ -119,6 +119,8 @@ class RunFolder:
     def _check_same_study(self, job: Job) -> None:
         old = self.job
         changed = [table for table in STUDY_TABLES if getattr(old, table) != getattr(job, table)]
+        if (old.policies is None) != (job.policies is None):
+            changed.append("policies")  # one folder, one kind of search
         if old.job.seed != job.job.seed:
             changed.append("job")
         if changed:

@@ -1,0 +1,72 @@
+"""Measure a plan file on a task: whether what was exported does what was measured.
+
+Items and random numbers are the caller's to choose, so that none need be those of the search.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from schedlab.deploy.runtime import load_plan
+from schedlab.errors import InputError
+from schedlab.evaluation.evaluate import evaluate
+from schedlab.evaluation.lab import Lab
+from schedlab.evaluation.prompts import Prompts
+from schedlab.plan import PlanFile
+from schedlab.plan.task_config import TaskConfig
+from schedlab.results import Measurement, SeedBlock, Store
+from schedlab.tasks import load_task
+from schedlab.tasks.rows import encode_prompts
+
+
+def measure_plan(
+    plan_file: PlanFile | str | os.PathLike[str],
+    task: TaskConfig,
+    n: int,
+    *,
+    store: str | os.PathLike[str],
+    first: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+) -> Measurement:
+    """Accuracy and cost of a plan on items `first` to `first + n` of a task.
+
+    Args:
+        plan_file: the plan, whose denoisers and tokenizer are checked against it.
+        task: what is asked and how answers are judged.
+        n: items, at least 2.
+        store: folder for what was evaluated.
+        first: number of the first item.
+        seed: of the random numbers.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        InputError: see `load_plan`, `load_task`; prompts that leave no room.
+    """
+    if n < 2 or first < 0:
+        raise InputError(f"items must be at least 2 from a place on, got {n} from {first}")
+    player = load_plan(plan_file, device=device)
+    asked = load_task(task, first + n)
+    tokens = encode_prompts(asked.items, player.tokenizer, where=f"task {asked.name}")
+    lab = Lab(
+        denoisers=player.denoisers,
+        process=player.process,
+        tokenizer=player.tokenizer,
+        scorer=None,
+        precision=_precision(plan_file),
+        device=player.device,
+    )
+    (found,) = evaluate(
+        [player.plan],
+        [SeedBlock(seed, first, n)],
+        lab=lab,
+        store=Store(store),
+        prompts=Prompts.of(tokens.tokens_NP, asked),
+    )
+    return found
+
+
+def _precision(plan_file: PlanFile | str | os.PathLike[str]) -> str:
+    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
+    return file.precision
