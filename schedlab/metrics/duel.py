@@ -56,7 +56,10 @@ def duel(
     S, L = tokens_SL.shape
     if plan.length != L:
         raise InputError(f"texts must have the plan's length {plan.length}, got {L}")
-    batch_size = min(batch_size, rows_at_once(plan, process.vocab_size, L - prefix_length))
+    at_once = rows_at_once(
+        plan, process.vocab_size, L - prefix_length, denoisers, torch.device(device)
+    )
+    batch_size = min(batch_size, at_once)
     nats: list[NDArray[np.float64]] = []
     for begin in range(0, S, batch_size):
         text_BL = torch.from_numpy(tokens_SL[begin : begin + batch_size]).to(device)

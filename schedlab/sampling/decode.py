@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,20 +29,32 @@ from schedlab.processes import MaskedProcess
 from schedlab.sampling.draw import draw, head_chunks
 from schedlab.sampling.events import Work
 from schedlab.sampling.forwards import call_rows, logits_of, trunk_of
+from schedlab.sampling.kept import Kept, rows_kept
 from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
 Trace = Callable[[Tensor], None]
+CPU = torch.device("cpu")
 _MOST_KEPT = 1 << 28
 """Numbers of predictions kept at a time, for policies that compare with the call before."""
 
 
-def rows_at_once(plan: Plan, vocab_size: int, free: int) -> int:
+def rows_at_once(
+    plan: Plan,
+    vocab_size: int,
+    free: int,
+    denoisers: Mapping[str, Denoiser] | None = None,
+    device: torch.device = CPU,
+) -> int:
     """Sequences that `decode` should take at once, for what it keeps of them to stay small."""
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
-    if "divergence" not in policy.needs:
-        return _MOST_KEPT
-    return max(1, _MOST_KEPT // (policy.block_size(free) * vocab_size))
+    most = _MOST_KEPT
+    if "divergence" in policy.needs:
+        most = most // (policy.block_size(free) * vocab_size)
+    if policy.keeps and denoisers is not None:
+        for role in plan.model_schedule.roles:
+            most = min(most, rows_kept(denoisers[role], role, plan.length, device))
+    return max(1, most)
 
 
 @dataclass(frozen=True)
@@ -85,10 +98,7 @@ def decode(
     first = 0 if prefix_BP is None else prefix_BP.shape[1]
     run = _Run.begin(plan, process, ids, state.z_BL, first, forced)
     role_of_T = np.array(plan.model_schedule.steps)
-    usage = {
-        role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B))
-        for role in plan.model_schedule.roles
-    }
+    usage = {role: run.no_usage() for role in plan.model_schedule.roles}
     rows_R = torch.arange(len(ids), device=ids.seed_B.device)
     while rows_R.numel():
         if trace is not None:
@@ -103,6 +113,9 @@ def decode(
             usage[role].forwards_B[rows_R[own_r]] += times
             heads_r = times * call.asked_RK[own_r].sum(dim=-1)
             usage[role].head_positions_B[rows_R[own_r]] += heads_r
+            computed_B = usage[role].positions_B
+            if computed_B is not None:
+                computed_B[rows_R[own_r]] += call.computed_R[own_r]
             if work is not None:
                 calls = times * -(-len(own_r) // call_rows(plan.length, rows_R.device))
                 work.add(role, times * len(own_r), calls, time.perf_counter() - begin)
@@ -124,6 +137,7 @@ class _Call:
         token_RK: what would be committed.
         judged_RK: the token that the confidence is of.
         nats_RK: -log p of the token, where texts are given.
+        computed_R: positions that the denoiser's blocks computed, where not always all.
     """
 
     rows_R: Tensor
@@ -139,6 +153,7 @@ class _Call:
     entropy_RK: Tensor
     divergence_RK: Tensor
     nats_RK: Tensor
+    computed_R: Tensor
 
 
 @dataclass
@@ -158,6 +173,9 @@ class _Run:
         history: what the policy remembers of it.
         log_q_BKV: its last prediction, where the policy compares with it.
         fresh_BK: where there is none yet.
+        locked_BL: positions that are computed no more.
+        kept, kept_blind: what denoisers keep, where not all is computed at every call; the second
+            of those with the prompt masked.
     """
 
     plan: Plan
@@ -176,6 +194,9 @@ class _Run:
     history: dict[str, Tensor]
     log_q_BKV: Tensor | None
     fresh_BK: Tensor
+    locked_BL: Tensor
+    kept: Kept | None
+    kept_blind: Kept | None
 
     @classmethod
     def begin(
@@ -215,11 +236,23 @@ class _Run:
             history=dict(policy.start(masked_BK)),
             log_q_BKV=log_q_BKV,
             fresh_BK=masked_BK.clone(),
+            locked_BL=torch.zeros_like(z_BL, dtype=torch.bool),
+            kept=Kept(B) if policy.keeps else None,
+            kept_blind=Kept(B) if policy.keeps else None,
         )
+
+    def no_usage(self) -> Usage:
+        """Before the first call."""
+        forwards_B, heads_B, positions_B = torch.zeros_like(self.call_B.expand(3, -1))
+        return Usage(forwards_B, heads_B, positions_B if self.policy.keeps else None)
 
     def call(self, rows_R: Tensor) -> _Call:
         """Where rows stand; nothing is predicted yet."""
-        place_RK, inside_RK, masked_RK = self._places(rows_R)
+        place_RK, asked_RK, masked_RK = self._places(rows_R)
+        if self.policy.locks:
+            asked_RK = asked_RK & ~self.locked_BL[rows_R[:, None], place_RK]
+        elif not self.policy.revises:
+            asked_RK = masked_RK
         shape, device = masked_RK.shape, rows_R.device
 
         def filled(value: float) -> Tensor:
@@ -229,7 +262,7 @@ class _Run:
             rows_R=rows_R,
             place_RK=place_RK,
             masked_RK=masked_RK,
-            asked_RK=inside_RK if self.policy.revises else masked_RK,
+            asked_RK=asked_RK,
             left_R=(self.z_BL[rows_R, self.first :] == self.process.mask_id).sum(dim=-1),
             token_RK=torch.zeros(shape, dtype=torch.int64, device=device),
             judged_RK=torch.zeros(shape, dtype=torch.int64, device=device),
@@ -239,6 +272,7 @@ class _Run:
             entropy_RK=filled(0.0),
             divergence_RK=filled(torch.inf),
             nats_RK=filled(0.0),
+            computed_R=torch.zeros_like(rows_R),
         )
 
     def steps(self, call: _Call) -> Tensor:
@@ -256,22 +290,56 @@ class _Run:
         z_rL = self.z_BL[rows_r]
         # [O] The noise level, for denoisers that read it: the share of masks that are left.
         t_r = call.left_R[own_r].double() / (self.plan.length - self.first)
-        trunk = trunk_of(denoiser, z_rL, t_r)
+        logits = self._logits(call, own_r, denoiser, role, z_rL, t_r, self.kept)
         blind = None
         if self.policy.guidance:
             z_rL = z_rL.clone()
             z_rL[:, : self.first] = self.process.mask_id
-            blind = trunk_of(denoiser, z_rL, t_r)
+            blind = self._logits(call, own_r, denoiser, role, z_rL, t_r, self.kept_blind)
         row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
         for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
             position_C = call.place_RK[own_r[row_C], place_C]
-            logits_CV = logits_of(denoiser, trunk, row_C, position_C)
+            logits_CV = logits(row_C, position_C)
             if blind is not None:
-                blind_CV = logits_of(denoiser, blind, row_C, position_C)
+                blind_CV = blind(row_C, position_C)
                 logits_CV = blind_CV + (self.policy.guidance + 1.0) * (logits_CV - blind_CV)
             at = own_r[row_C], place_C
             self._choose(call, at, rows_r[row_C], position_C, logits_CV, role)
             self._measure(call, at, rows_r[row_C], logits_CV)
+
+    def _logits(
+        self,
+        call: _Call,
+        own_r: Tensor,
+        denoiser: Denoiser,
+        role: str,
+        z_rL: Tensor,
+        t_r: Tensor,
+        kept: Kept | None,
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Run the denoiser; what gives (C, V) logits at (row, position)."""
+        if kept is None:
+            return partial(logits_of, denoiser, trunk_of(denoiser, z_rL, t_r))
+        rows_r = call.rows_R[own_r]
+        row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
+        read_rL = torch.zeros_like(z_rL, dtype=torch.bool)
+        read_rL[row_N, call.place_RK[own_r[row_N], place_N]] = True
+        call.computed_R[own_r] += kept.refresh(
+            denoiser, role, rows_r, z_rL, self._active(rows_r), read_rL
+        )
+        return lambda row_C, position_C: kept.logits(denoiser, role, rows_r[row_C], position_C)
+
+    def _active(self, rows_r: Tensor) -> Tensor:
+        """Positions that a call computes, (r, L), apart from those that are read."""
+        active_rL = ~self.locked_BL[rows_r]
+        if self.policy.cache != "none":
+            begin_r1 = (self.first + self.block_B[rows_r] * self.size)[:, None]
+            position_L = torch.arange(self.plan.length, device=rows_r.device)
+            stale_rL = position_L < begin_r1
+            if self.policy.cache == "dual":
+                stale_rL |= position_L >= begin_r1 + self.size
+            active_rL &= ~stale_rL | (self.call_B[rows_r] == 0)[:, None]
+        return active_rL
 
     def _choose(
         self,
@@ -291,7 +359,7 @@ class _Run:
             ids_C, decoding = self.ids.pick(rows_C), self.plan.decoding
             visit_C = self.call_B[rows_C]  # every call draws anew, as the published samplers
             token_C = draw(logits_CV, ids_C, position_C, decoding, self.process, role, visit_C)
-        if self.policy.revises:
+        if self.policy.revises or self.policy.locks:
             now_C = self.z_BL[rows_C, position_C]
             token_C = torch.where(now_C == self.process.mask_id, token_C, now_C)
         call.token_RK[at] = call.judged_RK[at] = token_C
@@ -357,6 +425,11 @@ class _Run:
             back_RK = decision.remask_BK & call.asked_RK & ~call.masked_RK
             row_N, place_N = back_RK.nonzero(as_tuple=True)
             self.z_BL[rows_R[row_N], call.place_RK[row_N, place_N]] = self.process.mask_id
+        if decision.lock_BK is not None:
+            row_N, place_N = (decision.lock_BK & call.asked_RK & ~call.masked_RK).nonzero(
+                as_tuple=True
+            )
+            self.locked_BL[rows_R[row_N], call.place_RK[row_N, place_N]] = True
         for name, value in decision.history.items():
             self.history[name][rows_R] = value
         self.call_B[rows_R] += 1

@@ -67,7 +67,8 @@ def sample_plans(
         size = CALLS_PER_BATCH * call_rows(plan.length, ids.seed_B.device)
         if plan.policy.name in COMMIT_POLICIES:
             free = plan.length - (0 if prefix_BP is None else prefix_BP.shape[1])
-            size = min(size, rows_at_once(plan, process.vocab_size, free))
+            device = ids.seed_B.device
+            size = min(size, rows_at_once(plan, process.vocab_size, free, denoisers, device))
         yield from _family([plans[n] for n in own], own, by_itself, ids, prefix_BP, size, progress)
 
 
