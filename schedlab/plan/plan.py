@@ -57,6 +57,7 @@ PolicyName = Literal[
     "dilated",
     "prophet",
     "p2",
+    "surelock",
     "remdm_cap",
     "remdm_rescale",
     "remdm_conf",
@@ -65,7 +66,7 @@ PolicyName = Literal[
 
 
 _CALLS_UNKNOWN = frozenset(
-    ("threshold", "factor", "entropy_bound", "klass", "stdd", "dilated", "prophet")
+    ("threshold", "factor", "entropy_bound", "klass", "stdd", "dilated", "prophet", "surelock")
 )
 
 
@@ -77,8 +78,10 @@ class PolicySpec(Record):
 
     @property
     def calls_known(self) -> bool:
-        """Whether the forwards of every step are known, in expectation, before a run."""
-        return self.name not in _CALLS_UNKNOWN
+        """Whether what every step costs is known, in expectation, before a run: with a cache or
+        locks forwards are no measure of it."""
+        cached = self.parameters.get("cache", "none") != "none"
+        return self.name not in _CALLS_UNKNOWN and not cached
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())

@@ -24,6 +24,7 @@ from schedlab.policies.prophet import Prophet
 from schedlab.policies.random_order import RandomOrder
 from schedlab.policies.remdm import RemaskPolicy, RemdmCap, RemdmConf, RemdmLoop, RemdmRescale
 from schedlab.policies.stdd import Stdd
+from schedlab.policies.surelock import SureLock
 from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
 
@@ -45,6 +46,7 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "dilated": Dilated,
     "prophet": Prophet,
     "p2": P2,
+    "surelock": SureLock,
 }
 
 REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {
