@@ -31,6 +31,9 @@ SETTINGS = [
         ("klass", {"threshold": 0.4, "epsilon": 0.5, "stable_calls": 1}),
         ("stdd", {"threshold": 0.5, "window": 2}),
         ("low_confidence", {"guidance": 0.7}),
+        ("surelock", {"epsilon": 0.5, "share": 0.8}),
+        ("low_confidence", {"cache": "prefix"}),
+        ("klass", {"cache": "dual", "threshold": 0.4, "epsilon": 0.5, "stable_calls": 1}),
     )
     for block in (0, 2)
 ]
@@ -70,10 +73,17 @@ def test_probabilities_of_all_texts_sum_to_one(denoisers, name: str, parameters)
     assert (given.tokens_S == 3).all()
 
 
-@pytest.mark.parametrize("name", ["low_confidence", "threshold", "klass", "stdd", "margin"])
-def test_samples_follow_it(denoisers, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, {}) for name in ("low_confidence", "threshold", "klass", "stdd", "margin")),
+        ("surelock", {"epsilon": 0.5, "share": 0.8}),
+        ("low_confidence", {"cache": "dual"}),
+    ],
+)
+def test_samples_follow_it(denoisers, name: str, values) -> None:
     """Chi-square at 0.1 %, fixed seed."""
-    plan = plan_of(name, {"confidence": "likeliest", "block_length": 3})
+    plan = plan_of(name, {"confidence": "likeliest", "block_length": 3, **values})
     probability = np.exp(-duel(plan, denoisers, PROCESS, TEXTS).nats_S)
     n = 4_000
     ids = SequenceIds.of([SeedBlock(seed=5, first=0, size=n)])
