@@ -128,7 +128,8 @@ class KeepingDenoiser(Protocol):
 
     def refresh(self, kept_BLF: Tensor | None, z_BA: Tensor, position_BA: Tensor) -> Tensor:
         """What is kept of the positions computed, (B, A, F): of all, in order and with nothing
-        kept yet, it is that of an ordinary forward. Positions int64, none twice."""
+        kept yet, it is that of an ordinary forward. Positions int64, none twice but L, which is a
+        filler: read by nobody."""
         ...
 
     def kept_logits(self, kept_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:

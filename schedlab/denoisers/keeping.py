@@ -1,7 +1,8 @@
 """Some positions of a sequence computed anew, with what is kept of the others.
 
 Of every position and block that is kept which others read (keys and values, say), and at the end
-the features. Positions that are not computed are read as they were when they last were.
+the features. Positions that are not computed are read as they were when they last were. Position L
+is a filler: what is computed there is read by nobody, so rows may have one shape.
 
 Legend: B sequences, L positions, A of them computed, D hidden size, E kept of a block, F kept in
 all.
@@ -33,11 +34,14 @@ class KeepingBlock(Protocol):
 
 def put(kept_BLE: Tensor, fresh_BAE: Tensor, position_BA: Tensor) -> Tensor:
     """What is kept, with something fresh at some positions, (B, L, E)."""
-    return kept_BLE.scatter(1, position_BA[..., None].expand_as(fresh_BAE), fresh_BAE)
+    with_filler = torch.cat((kept_BLE, kept_BLE[:, :1]), dim=1)
+    with_filler.scatter_(1, position_BA[..., None].expand_as(fresh_BAE), fresh_BAE)
+    return with_filler[:, :-1]
 
 
 def pick(x_BLE: Tensor, position_BA: Tensor) -> Tensor:
-    """Of every sequence its own positions, (B, A, E)."""
+    """Of every sequence its own positions, (B, A, E); anything for fillers."""
+    position_BA = position_BA.clamp(max=x_BLE.shape[1] - 1)
     return x_BLE.gather(1, position_BA[..., None].expand(-1, -1, x_BLE.shape[-1]))
 
 
@@ -56,9 +60,10 @@ def refreshed(
         x_BAD: embedded tokens at these positions.
         rotary: table of the whole sequence.
         kept_BLF: what is kept of all positions; None where nothing is yet and all are computed.
-        position_BA: which, int64, none of them twice.
+        position_BA: which, int64, none of them twice but fillers.
     """
-    rotary = rotary[:, :, 0][:, position_BA, None]  # (2, B, A, 1, 1, head_size)
+    last = rotary.shape[1] - 1
+    rotary = rotary[:, position_BA.clamp(max=last)]  # (2, B, A, 1, 1, head_size)
     fresh, begin = [], 0
     for block in blocks:
         width = block.kept_width

@@ -1,4 +1,4 @@
-"""SureLock (Oba et al., 2602.06412) [P]: tokens whose prediction stands still are computed no more.
+"""SureLock (Oba et al., 2602.06412) [P]: tokens that stand still are computed no more.
 
 A locked token's keys and values stay as they were last computed, for the others to read; it is no
 query any more. The rule is the paper's. Ours [O], where its text leaves a choice: LLaDA's even

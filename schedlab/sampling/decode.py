@@ -52,8 +52,9 @@ def rows_at_once(
     if "divergence" in policy.needs:
         most = most // (policy.block_size(free) * vocab_size)
     if policy.keeps and denoisers is not None:
+        times = 2 if policy.guidance else 1
         for role in plan.model_schedule.roles:
-            most = min(most, rows_kept(denoisers[role], role, plan.length, device))
+            most = min(most, rows_kept(denoisers[role], role, plan.length, device) // times)
     return max(1, most)
 
 

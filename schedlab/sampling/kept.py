@@ -1,8 +1,8 @@
 """What a denoiser keeps of sequences that run, so that a call computes some positions only.
 
 What is kept belongs to one denoiser: where another one is called, everything is computed anew.
-Sequences are grouped by how many of their own positions are computed and called in the one shape
-of such a group (`forwards`), so company changes no bit.
+Sequences are grouped by how many of their own positions are computed, roughly, and called in the
+one shape of such a group (`forwards`), so company changes no bit.
 
 Legend: B sequences, R rows of them, r rows of a group, L positions, A of them computed, F kept of
 a position, C picked positions, V vocabulary.
@@ -62,33 +62,38 @@ class Kept:
         else:
             active_RL = torch.ones_like(active_RL)
         count_R = active_RL.sum(dim=-1)
-        for count in count_R.unique().tolist():
-            own_r = (count_R == count).nonzero()[:, 0]
-            position_rA = active_RL[own_r].nonzero()[:, 1].view(-1, count)
-            z_rA = z_RL[own_r].gather(1, position_rA)
-            whole = count == z_RL.shape[1]
+        L = z_RL.shape[1]
+        # Fillers make shapes few; positions that are computed come first, in order.
+        slots_R = _rounded(count_R, L)
+        filled_RL = torch.arange(L, device=z_RL.device).where(active_RL, L).sort(dim=-1).values
+        for slots in slots_R.unique().tolist():
+            own_r = (slots_R == slots).nonzero()[:, 0]
+            position_rA = filled_RL[own_r, :slots]
+            z_rA = z_RL[own_r].gather(1, position_rA.clamp(max=L - 1))
+            whole = bool((count_R[own_r] == L).all())
             before = None if whole else self.by_role[role].kept_BLF
             fresh_rAF = refreshed_of(
-                denoiser, network, before, rows_R[own_r], z_rA, position_rA, z_RL.shape[1]
+                denoiser, network, before, rows_R[own_r], z_rA, position_rA, L
             )
-            self._put(role, rows_R[own_r], position_rA, fresh_rAF)
+            self._put(role, rows_R[own_r], position_rA, fresh_rAF, L)
         self._drop_others(role, rows_R)
         return count_R
 
-    def logits(
-        self, denoiser: Denoiser, role: str, rows_C: Tensor, position_C: Tensor
-    ) -> Tensor:
+    def logits(self, denoiser: Denoiser, role: str, rows_C: Tensor, position_C: Tensor) -> Tensor:
         """Logits at positions of sequences, (C, V)."""
         kept_BLF = self.by_role[role].kept_BLF
         return kept_logits_of(denoiser, keeping(denoiser, role), kept_BLF, rows_C, position_C)
 
-    def _put(self, role: str, rows_r: Tensor, position_rA: Tensor, fresh_rAF: Tensor) -> None:
+    def _put(
+        self, role: str, rows_r: Tensor, position_rA: Tensor, fresh_rAF: Tensor, length: int
+    ) -> None:
         if role not in self.by_role:
-            shape = self.num_sequences, *fresh_rAF.shape[1:]
+            shape = self.num_sequences, length, fresh_rAF.shape[-1]
             holds_B = torch.zeros(self.num_sequences, dtype=torch.bool, device=fresh_rAF.device)
             self.by_role[role] = _Of(holds_B, fresh_rAF.new_zeros(shape))
         own = self.by_role[role]
-        own.kept_BLF[rows_r[:, None], position_rA] = fresh_rAF
+        row_N, slot_N = (position_rA < length).nonzero(as_tuple=True)
+        own.kept_BLF[rows_r[row_N], position_rA[row_N, slot_N]] = fresh_rAF[row_N, slot_N]
         own.holds_B[rows_r] = True
 
     def _drop_others(self, role: str, rows_R: Tensor) -> None:
@@ -106,6 +111,13 @@ def rows_kept(denoiser: Denoiser, role: str, length: int, device: torch.device) 
     """
     most = CPU_KEPT if device.type == "cpu" else GPU_KEPT
     return max(1, most // (length * keeping(denoiser, role).kept_width))
+
+
+def _rounded(count_R: Tensor, length: int) -> Tensor:
+    """Positions rounded up to an eighth of the sequence at a time: a row's shape is a matter of
+    its own count, and rows of similar counts run together."""
+    part = -(-length // 8)
+    return ((count_R + part - 1) // part * part).clamp(max=length)
 
 
 def _computed_for(network: KeepingDenoiser, read_RL: Tensor) -> Tensor:

@@ -70,6 +70,21 @@ def test_all_positions_are_the_ordinary_forward(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_fillers_are_read_by_nobody(kind: str) -> None:
+    model, z = network(kind), tokens()
+    found = keeping(model, "H")
+    kept = found.refresh(None, tokens(2), everywhere())
+    some = torch.tensor([[0, 3, 8]]).expand(B, 3)
+    fresh = found.refresh(kept, z.gather(1, some), some)
+    filled = torch.cat((some, torch.full((B, 3), L)), dim=1)
+    for filler in (0, 7):
+        z_filled = torch.cat((z.gather(1, some), torch.full((B, 3), filler)), dim=1)
+        again = found.refresh(kept, z_filled, filled)
+        torch.testing.assert_close(again[:, :3], fresh, atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(put(kept, again, filled), put(kept, fresh, some))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_where_nothing_changed_nothing_changes(kind: str) -> None:
     model, z = network(kind), tokens()
     found = keeping(model, "H")

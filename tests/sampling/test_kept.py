@@ -20,6 +20,7 @@ from schedlab.processes import MaskedProcess
 from schedlab.results.seed_block import SeedBlock
 from schedlab.sampling import SequenceIds, decode
 from schedlab.sampling.decode import rows_at_once
+from schedlab.sampling.kept import Kept
 
 V, MASK, LENGTH = 12, 11, 10
 PROCESS = MaskedProcess(V, MASK)
@@ -85,7 +86,8 @@ class Spy:
         return getattr(self.inner, name)
 
     def refresh(self, kept_BLF, z_BA, position_BA):
-        self.calls.append((position_BA[0].tolist(), z_BA[0].tolist()))
+        real_A = position_BA[0] < LENGTH
+        self.calls.append((position_BA[0, real_A].tolist(), z_BA[0, real_A].tolist()))
         return self.inner.refresh(kept_BLF, z_BA, position_BA)
 
 
@@ -116,7 +118,9 @@ def test_a_cache_of_nothing_is_no_cache(denoisers, name: str, cache: str) -> Non
         for c in ("none", cache)
     )
     assert torch.equal(plain.z_BL, cached.z_BL)
-    assert torch.equal(computed(cached), LENGTH * cached.usage["H"].forwards_B) or name == "surelock"
+    assert (
+        torch.equal(computed(cached), LENGTH * cached.usage["H"].forwards_B) or name == "surelock"
+    )
 
 
 def test_a_cache_computes_what_it_says(denoisers) -> None:
@@ -128,7 +132,12 @@ def test_a_cache_computes_what_it_says(denoisers) -> None:
     spy.calls.clear()
     plan = plan_of("low_confidence", "H3 L1 H4", block_length=4, cache="dual")
     found = decode(plan, {"H": spy, "L": network(1)}, PROCESS, ids_of(1), torch.tensor([[1, 2]]))
-    assert [calls for calls, _ in spy.calls] == [whole, *[[2, 3, 4, 5]] * 2, whole, *[whole[6:]] * 3]
+    assert [calls for calls, _ in spy.calls] == [
+        whole,
+        *[[2, 3, 4, 5]] * 2,
+        whole,
+        *[whole[6:]] * 3,
+    ]
     # What another denoiser kept is of no use: the light one computed everything.
     assert computed(found, "L").tolist() == [10]
     assert computed(found).tolist() == [10 + 2 * 4 + 10 + 3 * 4]
@@ -140,7 +149,9 @@ def test_shifted_networks_compute_the_position_before(denoisers) -> None:
     decode(plan, {"H": spy}, PROCESS, ids_of(1), torch.tensor([[1, 2]]))
     for (positions, _), begin in zip(spy.calls, [None] + [2] * 3 + [None] + [6] * 3, strict=True):
         if begin is not None:
-            assert set(range(begin, begin + 4)) <= set(positions) <= set(range(begin - 1, begin + 4))
+            assert (
+                set(range(begin, begin + 4)) <= set(positions) <= set(range(begin - 1, begin + 4))
+            )
     assert spy.calls[1][0][0] in (1, 2)
 
 
@@ -254,6 +265,38 @@ def test_locks_do_not_depend_on_company(denoisers) -> None:
     assert (computed(together) < LENGTH * together.usage["H"].forwards_B).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_company_changes_no_bit_in_short_precisions_either(dtype: torch.dtype) -> None:
+    """Kept numbers themselves, of rows with different numbers of active positions."""
+    generator = torch.Generator().manual_seed(0)
+    model, other = network(0).to(dtype), network(1).to(dtype)
+    z = torch.randint(V, (40, LENGTH), generator=generator)
+    active = torch.rand(40, LENGTH, generator=generator) < torch.rand(40, 1, generator=generator)
+    active[:3] = True
+    nowhere = torch.zeros_like(active)
+
+    def kept_of(rows: torch.Tensor) -> torch.Tensor:
+        kept = Kept(40)
+        kept.refresh(model, "H", rows, z[rows], ~nowhere[rows], nowhere[rows])
+        kept.refresh(other, "L", rows[:1], z[rows[:1]], nowhere[rows[:1]], nowhere[rows[:1]])
+        after = z.clone()
+        after[:, 1::3] = MASK
+        count = kept.refresh(model, "H", rows, after[rows], active[rows], nowhere[rows])
+        expected = active[rows].sum(dim=-1)
+        expected[0] = LENGTH  # another denoiser came between
+        assert torch.equal(count, expected)
+        assert "L" not in kept.by_role
+        return kept.by_role["H"].kept_BLF
+
+    with torch.inference_mode():
+        everything = kept_of(torch.arange(40))
+        for first, last in ((0, 7), (0, 1), (0, 33)):
+            rows = torch.arange(first, last)
+            assert torch.equal(kept_of(rows)[rows], everything[rows])
+        backwards = torch.cat((torch.tensor([0]), torch.arange(39, 0, -1)))
+        assert torch.equal(kept_of(backwards), everything)
+
+
 def test_locks_change_tokens_only_through_what_is_frozen(denoisers) -> None:
     """The first call after which anything is locked is the first that may differ."""
     lock, base = ([], [])
@@ -332,6 +375,7 @@ def test_what_is_kept_bounds_the_batch(denoisers) -> None:
     free = rows_at_once(plan, V, LENGTH)
     bound = rows_at_once(plan, V, LENGTH, denoisers)
     assert bound == (1 << 28) // (LENGTH * denoisers["H"].kept_width) < free
+    assert rows_at_once(plan_of("surelock", guidance=1.0), V, LENGTH, denoisers) == bound // 2
 
 
 def test_published_networks_lock_too(golden: Path) -> None:
