@@ -47,6 +47,7 @@ class SureLock(LowConfidence):
         """The even share, and the locks."""
         assert view.divergence_BK is not None
         committed_BK = view.judged_BK & ~view.masked_BK
+        # Rounded up, but not 0.2 * 35, which is 7.000000000000001.
         count_B = (committed_BK.sum(dim=-1).double() * self.share - 1e-9).ceil().long()
         sure_BK = best(view.confidence_BK, committed_BK, count_B)
         still_BK = view.divergence_BK <= (self.epsilon or -torch.inf)

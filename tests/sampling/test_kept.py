@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.gated import GatedConfig, GatedTransformer
+from schedlab.denoisers.keeping import put
 from schedlab.denoisers.oracle import OracleDenoiser, ToyWorld
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
@@ -224,6 +226,52 @@ def test_without_locks_it_is_low_confidence(denoisers, temperature: float, value
             assert torch.equal(usage.forwards_B, base.usage[role].forwards_B)
             assert torch.equal(computed(lock, role), LENGTH * usage.forwards_B)
             assert base.usage[role].positions_B is None
+
+
+def plain_surelock(model, prompt: list[int], calls: int, epsilon: float, share: float):
+    """Greedy, one sequence, one block, position by position: tokens, and positions computed."""
+    z = prompt + [MASK] * (LENGTH - len(prompt))
+    locked: set[int] = set()
+    kept, before, computed = None, {}, 0
+    masks = LENGTH - len(prompt)
+    for call in range(calls):
+        active = [i for i in range(LENGTH) if i not in locked]
+        computed += len(active)
+        at = torch.tensor([active])
+        fresh = model.refresh(kept, torch.tensor([[z[i] for i in active]]), at)
+        kept = fresh if kept is None else put(kept, fresh, at)
+        log_p = {}
+        for i in range(len(prompt), LENGTH):
+            if i not in locked:
+                logits = model.kept_logits(kept, torch.tensor([0]), torch.tensor([i]))[0]
+                log_p[i] = logits.log_softmax(-1)
+        committed = [i for i in log_p if z[i] != MASK]
+        committed.sort(key=lambda i: -log_p[i][z[i]].item())
+        for i in committed[: math.ceil(share * len(committed) - 1e-9)]:
+            if i in before and (log_p[i].exp() * (log_p[i] - before[i])).sum() <= epsilon:
+                locked.add(i)
+        before = log_p
+        likeliest = {i: int(log_p[i][:MASK].argmax()) for i in log_p if z[i] == MASK}
+        order = sorted(likeliest, key=lambda i: -log_p[i][likeliest[i]].item())
+        for i in order[: masks // calls + (call < masks % calls)]:
+            z[i] = likeliest[i]
+    return z, computed
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("calls", [8, 5])
+def test_whole_runs_are_those_of_a_plain_loop(calls: int) -> None:
+    saved = 0
+    for seed in range(12):
+        model, prompt = network(seed), [seed % 11, (3 * seed) % 11]
+        for values in (LOOSE, {"epsilon": 0.3, "share": 0.5}):
+            plan = plan_of("surelock", f"H{calls}", 0.0, block_length=0, **values)
+            found = decode(plan, {"H": model}, PROCESS, ids_of(1), torch.tensor([prompt]))
+            tokens, count = plain_surelock(model, prompt, calls, **values)
+            assert found.z_BL[0].tolist() == tokens
+            assert computed(found).tolist() == [count]
+            saved += LENGTH * calls - count
+    assert saved > 100
 
 
 @pytest.mark.parametrize("block_length", [0, 4])
