@@ -25,6 +25,8 @@ def run(*words: object, code: int = 0) -> Result:
     [
         {"name": "low_confidence", "parameters": {"block_length": 4}},
         {"name": "stdd", "parameters": {"threshold": 0.5, "block_length": 4}},
+        {"name": "surelock", "parameters": {"block_length": 4, "epsilon": 0.05}},
+        {"name": "threshold", "parameters": {"block_length": 4, "cache": "dual"}},
         {"name": "random_order"},
     ],
     ids=lambda policy: policy["name"],

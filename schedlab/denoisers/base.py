@@ -4,7 +4,8 @@ A denoiser maps a noisy sequence to features, and features at picked positions t
 lets the LM head, which is the larger part of a step at large vocabularies, run only where it is
 read.
 
-Legend: B sequences, L positions, D features, N picked positions, V vocabulary (mask included).
+Legend: B sequences, L positions, A of them computed, D features, F kept of a position, N picked
+positions, V vocabulary (mask included).
 """
 
 from __future__ import annotations
@@ -154,6 +155,46 @@ def padded(denoiser: Denoiser) -> PaddedDenoiser:
             " give prompts of one length"
         )
     return cast(PaddedDenoiser, denoiser)
+
+
+class KeepingDenoiser(Protocol):
+    """A denoiser that can compute some positions with what it keeps of the others: their keys and
+    values, and what else its own attention and MLPs read of them."""
+
+    @property
+    def kept_width(self) -> int:
+        """F, numbers kept of a position."""
+        ...
+
+    @property
+    def reads_before(self) -> bool:
+        """Whether logits at a position come of what is kept of the one before (Dream)."""
+        ...
+
+    def refresh(self, kept_BLF: Tensor | None, z_BA: Tensor, position_BA: Tensor) -> Tensor:
+        """What is kept of the positions computed, (B, A, F): of all, in order and with nothing
+        kept yet, it is that of an ordinary forward. Positions int64, none twice but L, which is a
+        filler: read by nobody."""
+        ...
+
+    def kept_logits(self, kept_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """Logits at (row, position) of what is kept, shape (N, V)."""
+        ...
+
+
+def keeping(denoiser: Denoiser, role: str) -> KeepingDenoiser:
+    """The denoiser itself where it can keep what it computed.
+
+    Raises:
+        InputError: it cannot.
+    """
+    found: object = denoiser
+    if hasattr(found, "refresh") and hasattr(found, "kept_logits"):
+        return cast(KeepingDenoiser, found)
+    raise InputError(
+        f"denoiser {role!r} always computes whole sequences, so nothing can be cached or locked;"
+        " choose another policy, cache = 'none', or a transformer without a noise level as input"
+    )
 
 
 def features_at(denoiser: Denoiser, z_BL: Tensor, t_B: Tensor | None) -> Tensor:

@@ -1,7 +1,8 @@
 """The bidirectional Llama of LLaDA and Dream: RMSNorm, rotary positions, gated MLP, grouped heads.
 
-Legend: B sequences, L positions, D hidden size, H heads, G key-value heads, N picked positions,
-F values of a trunk, V vocabulary.
+Legend: B sequences, L positions, A of them computed, D hidden size, H heads, G key-value heads, N
+picked positions, E kept of a position by a block, F by the network or values of a trunk, V
+vocabulary.
 
 References: Nie et al., "Large Language Diffusion Models" (2502.09992); Ye et al., "Dream 7B"
 (2508.15487); Touvron et al., "LLaMA" (2302.13971).
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
+from schedlab.denoisers.keeping import put, refreshed
 from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.denoisers.shadows import shadow_attention, shadow_positions
@@ -161,12 +163,39 @@ class GatedTransformer(Network):
         self.check_length(length)
         masks_BK = torch.full_like(place_BK, self.config.mask_id)
         x_BSD = self.embedding(torch.cat((z_BL, masks_BK), dim=1))
-        rotary = gated_rotary(self.config, x_BSD[:, :length])
+        rotary = gated_rotary(self.config, length, x_BSD)
         rotary = rotary[:, shadow_positions(length, place_BK)]
         read_B1SS = shadow_attention(length, place_BK)
         for block in self.blocks:
             x_BSD = block(x_BSD, rotary, read_B1SS)
         return self.norm(x_BSD)
+
+    @property
+    def reads_before(self) -> bool:
+        """Whether the network is `shifted`."""
+        return self.config.shifted
+
+    @property
+    def kept_width(self) -> int:
+        """Numbers kept of a position: of every block, and the last block's output."""
+        blocks = cast(list[GatedBlock], self.blocks)
+        return sum(block.kept_width for block in blocks) + self.config.hidden_size
+
+    def refresh(self, kept_BLF: Tensor | None, z_BA: Tensor, position_BA: Tensor) -> Tensor:
+        """(B, A, F): see `KeepingDenoiser`."""
+        length = (z_BA if kept_BLF is None else kept_BLF).shape[1]
+        self.check_length(length)
+        x_BAD = self.embedding(z_BA)
+        rotary = gated_rotary(self.config, length, x_BAD)
+        blocks = cast(list[GatedBlock], self.blocks)
+        return refreshed(blocks, self.norm, x_BAD, rotary, kept_BLF, position_BA)
+
+    def kept_logits(self, kept_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits at (row, position). With `shifted` they are of what is kept of the
+        position before, whenever that was computed."""
+        if self.config.shifted:
+            position_N = (position_N - 1).clamp(min=0)
+        return self.logits(kept_BLF[row_N, position_N, -self.config.hidden_size :])
 
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""
@@ -186,18 +215,18 @@ class GatedTransformer(Network):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         self.check_length(z_BL.shape[1])
         x_BLD = self.embedding(z_BL)
-        rotary = gated_rotary(self.config, x_BLD)
+        rotary = gated_rotary(self.config, x_BLD.shape[1], x_BLD)
         read_B11L = None if padding_BL is None else ~padding_BL[:, None, None]
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, rotary, read_B11L)
         return x_BLD, rotary, read_B11L
 
 
-def gated_rotary(config: GatedSizes, x_BLD: Tensor) -> Tensor:
+def gated_rotary(config: GatedSizes, length: int, like: Tensor) -> Tensor:
     """Rotary table of a sequence; in float32 whatever the weights are, as angles grow with the
     position."""
     head_size = config.hidden_size // config.num_heads
-    return rotary_table(x_BLD.shape[1], head_size, x_BLD[:0].float(), base=config.rope_base)
+    return rotary_table(length, head_size, like[:0].float(), base=config.rope_base)
 
 
 class GatedBlock(nn.Module):
@@ -231,19 +260,49 @@ class GatedBlock(nn.Module):
 
     def mixed(self, x_BLD: Tensor, rotary: Tensor, read_B11L: Tensor | None) -> Tensor:
         """The attention's output before its projection, (B, L, D)."""
+        return self._attend(*self._heads(x_BLD, rotary), read_B11L)
+
+    @property
+    def kept_width(self) -> int:
+        """Numbers kept of a position: a key and a value."""
+        return self.key.out_features + self.value.out_features
+
+    def refresh(
+        self, x_BAD: Tensor, rotary: Tensor, kept_BLE: Tensor, position_BA: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Output (B, A, D) of inputs at some positions, and what is kept of them, (B, A, E).
+
+        Args:
+            x_BAD: inputs at these positions.
+            rotary: angles there, (2, B, A, 1, 1, D / H).
+            kept_BLE: what is kept of all positions.
+            position_BA: which are computed.
+        """
+        q, k, v = self._heads(x_BAD, rotary)
+        fresh_BAE = torch.cat((k.flatten(2), v.flatten(2)), dim=-1)
+        keys, values = (
+            part.unflatten(-1, k.shape[2:])
+            for part in put(kept_BLE, fresh_BAE, position_BA).chunk(2, dim=-1)
+        )
+        return self.finish(x_BAD, self._attend(q, keys, values, None)), fresh_BAE
+
+    def _heads(self, x_BLD: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, L, H, D / H), keys and values (B, L, G, D / H)."""
         B, L, D = x_BLD.shape
         x_BLD = self.attention_norm(x_BLD)
         size = D // self.num_heads
         q, k = (
-            rotate(part(x_BLD).view(B, L, 1, -1, size).float(), rotary)
-            .to(x_BLD.dtype)[:, :, 0]
-            .transpose(1, 2)
+            rotate(part(x_BLD).view(B, L, 1, -1, size).float(), rotary).to(x_BLD.dtype)[:, :, 0]
             for part in (self.query, self.key)
         )
-        v = self.value(x_BLD).view(B, L, -1, size).transpose(1, 2)
+        return q, k, self.value(x_BLD).view(B, L, -1, size)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, read_B11L: Tensor | None) -> Tensor:
+        """What the heads read, (B, L, D)."""
         grouped = self.num_heads != self.num_kv_heads
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=read_B11L, enable_gqa=grouped)
-        return mixed.transpose(1, 2).reshape(B, L, D)
+        return mixed.transpose(1, 2).flatten(2)
 
     def finish(self, x_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
         """The rest of the block, position by position."""

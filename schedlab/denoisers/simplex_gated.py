@@ -89,7 +89,7 @@ class SimplexGated(Network):
             x_BLD = x_BLD + self.time(t_B[:, None].to(x_BLD.dtype))[:, None]
         if given_BL is not None and generated_BL is not None:
             x_BLD = torch.where(generated_BL[..., None], x_BLD, self.embedding(given_BL))
-        rotary = gated_rotary(self.config, x_BLD)
+        rotary = gated_rotary(self.config, x_BLD.shape[1], x_BLD)
         for block in self.blocks:
             x_BLD = block(x_BLD, rotary, None)
         x_BLD = self.norm(x_BLD)

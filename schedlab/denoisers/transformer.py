@@ -6,7 +6,8 @@ level. What enters attention and MLP is mixed with its neighbours first (`TokenS
 models are slow to find out that neighbours matter, and this gives it to them. With `causal=True`
 the same network predicts the next token.
 
-Legend: B sequences, L positions, D hidden size, H heads, N picked positions, V vocabulary.
+Legend: B sequences, L positions, A of them computed, D hidden size, H heads, E and F kept of a
+position, N picked positions, V vocabulary.
 
 References: Sahoo et al., "Simple and Effective Masked Diffusion Language Models" (2406.07524);
 Su et al., "RoFormer" (2104.09864).
@@ -25,9 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
+from schedlab.denoisers.keeping import pick, put, refreshed
 from schedlab.denoisers.network import Network, check_heads, check_mask
 from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.denoisers.shadows import shadow_attention, shadow_positions
+from schedlab.errors import InputError
 from schedlab.files import Record, canonical_json
 
 _FIRST_SHIFT = 0.3
@@ -194,13 +197,43 @@ class Transformer(Network):
         length = z_BL.shape[1]
         self.check_length(length)
         masks_BK = torch.full_like(place_BK, self.config.mask_id)
-        x_BSD = self.embedding(torch.cat((z_BL, masks_BK), dim=1))
-        head_size = self.config.hidden_size // self.config.num_heads
-        rotary = rotary_table(length, head_size, x_BSD)[:, shadow_positions(length, place_BK)]
+        positions_BS = shadow_positions(length, place_BK)
+        x_BSD = self._embedded(torch.cat((z_BL, masks_BK), dim=1), positions_BS)
+        rotary = self._rotary(length, x_BSD)[:, positions_BS]
         read_B1SS = shadow_attention(length, place_BK)
         for block in self.blocks:
             x_BSD = cast(Block, block).with_shadows(x_BSD, rotary, read_B1SS, place_BK)
         return self.norm(x_BSD)
+
+    @property
+    def reads_before(self) -> bool:
+        """No: logits come of a position's own features."""
+        return False
+
+    @property
+    def kept_width(self) -> int:
+        """Numbers kept of a position: of every block, and its features."""
+        blocks = cast(list[Block], self.blocks)
+        return sum(block.kept_width for block in blocks) + self.config.hidden_size
+
+    def refresh(self, kept_BLF: Tensor | None, z_BA: Tensor, position_BA: Tensor) -> Tensor:
+        """(B, A, F): see `KeepingDenoiser`.
+
+        Raises:
+            InputError: the sequence is longer than `max_length`, or the network is causal.
+        """
+        if self.config.causal:
+            raise InputError("a causal network predicts the next token: it denoises nothing")
+        length = (z_BA if kept_BLF is None else kept_BLF).shape[1]
+        self.check_length(length)
+        x_BAD = self._embedded(z_BA, position_BA)
+        rotary = self._rotary(length, x_BAD)
+        blocks = cast(list[Block], self.blocks)
+        return refreshed(blocks, self.norm, x_BAD, rotary, kept_BLF, position_BA)
+
+    def kept_logits(self, kept_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
+        """(N, V) logits at (row, position): the features are the last of what is kept."""
+        return self.logits(kept_BLF[row_N, position_N, -self.config.hidden_size :])
 
     def forward(self, z_BL: Tensor) -> Tensor:
         """(B, L, V) logits at all positions."""
@@ -218,15 +251,19 @@ class Transformer(Network):
     def _before_last(self, z_BL: Tensor) -> tuple[Tensor, Tensor]:
         """The input of the last block, (B, L, D), and the rotary table."""
         self.check_length(z_BL.shape[1])
-        x_BLD = self.embedding(z_BL)
-        if self.positions is not None:
-            x_BLD = x_BLD + self.positions.weight[: z_BL.shape[1]]
-        rotary = rotary_table(
-            z_BL.shape[1], self.config.hidden_size // self.config.num_heads, x_BLD
-        )
+        x_BLD = self._embedded(z_BL, slice(z_BL.shape[1]))
+        rotary = self._rotary(z_BL.shape[1], x_BLD)
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, rotary)
         return x_BLD, rotary
+
+    def _embedded(self, z_BA: Tensor, positions: Tensor | slice) -> Tensor:
+        """Embeddings of tokens at positions, (B, A, D)."""
+        x_BAD = self.embedding(z_BA)
+        return x_BAD if self.positions is None else x_BAD + self.positions.weight[positions]
+
+    def _rotary(self, length: int, like: Tensor) -> Tensor:
+        return rotary_table(length, self.config.hidden_size // self.config.num_heads, like)
 
 
 class Block(nn.Module):
@@ -261,6 +298,34 @@ class Block(nn.Module):
     def finish_middle(self, x_N3D: Tensor, mixed_N3D: Tensor) -> Tensor:
         """The rest of `forward` at the middle one of three neighbours, (N, D)."""
         return self._finish(x_N3D, mixed_N3D, 1)
+
+    @property
+    def kept_width(self) -> int:
+        """Numbers kept of a position: what enters the two shifts, a key and a value."""
+        return 4 * self.attention.qkv.in_features
+
+    def refresh(
+        self, x_BAD: Tensor, rotary: Tensor, kept_BLE: Tensor, position_BA: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Output (B, A, D) of inputs at some positions, and what is kept of them, (B, A, E).
+
+        Args:
+            x_BAD: inputs at these positions.
+            rotary: angles there, (2, B, A, 1, 1, D / H).
+            kept_BLE: what is kept of all positions.
+            position_BA: which are computed.
+        """
+        outer_BLD, key_BLD, value_BLD, inner_BLD = kept_BLE.chunk(4, dim=-1)
+        outer_BAD = self.attention_norm(x_BAD)
+        shifted_BLD = self.attention_shift(put(outer_BLD, outer_BAD, position_BA))
+        mixed_BAD, key_BAD, value_BAD = self.attention.refresh(
+            pick(shifted_BLD, position_BA), rotary, key_BLD, value_BLD, position_BA
+        )
+        x_BAD = x_BAD + self.attention.output(mixed_BAD)
+        inner_BAD = self.mlp_norm(x_BAD)
+        shifted_BLD = self.mlp_shift(put(inner_BLD, inner_BAD, position_BA))
+        x_BAD = x_BAD + self.mlp(pick(shifted_BLD, position_BA))
+        return x_BAD, torch.cat((outer_BAD, key_BAD, value_BAD, inner_BAD), dim=-1)
 
     def _finish(self, x_BLD: Tensor, mixed_BLD: Tensor, at: slice | int) -> Tensor:
         x_BLD = x_BLD + self.attention.output(mixed_BLD)
@@ -328,6 +393,27 @@ class Attention(nn.Module):
         else:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return mixed.transpose(1, 2).reshape(B, L, D)
+
+    def refresh(
+        self,
+        x_BAD: Tensor,
+        rotary: Tensor,
+        key_BLD: Tensor,
+        value_BLD: Tensor,
+        position_BA: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the heads read at some positions, their keys and their values, (B, A, D) each;
+        keys and values of the others are given."""
+        B, A, D = x_BAD.shape
+        qkv = self.qkv(x_BAD).view(B, A, 3, self.num_heads, D // self.num_heads)
+        q, k = rotate(qkv[:, :, :2], rotary).unbind(2)  # each (B, A, H, D / H)
+        key_BAD, value_BAD = k.reshape(B, A, D), qkv[:, :, 2].reshape(B, A, D)
+        keys, values = (
+            put(kept_BLD, fresh_BAD, position_BA).view(B, -1, *k.shape[2:]).transpose(1, 2)
+            for kept_BLD, fresh_BAD in ((key_BLD, key_BAD), (value_BLD, value_BAD))
+        )
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), keys, values)
+        return mixed.transpose(1, 2).reshape(B, A, D), key_BAD, value_BAD
 
 
 class MLP(nn.Module):

@@ -258,7 +258,10 @@ def _records(
     tokens_UL = np.concatenate([one.tokens_UL for one in found])
     text_NS = np.zeros((len(plans), block.size), dtype=np.int64)
     roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
-    forwards, head_positions = ({role: np.zeros_like(text_NS) for role in roles} for _ in range(2))
+    forwards, head_positions, positions = (
+        {role: np.zeros_like(text_NS) for role in roles} for _ in range(3)
+    )
+    some = [False] * len(plans)  # whether plans compute some positions only
     offset = 0
     for one in found:
         at = list(one.plans), one.sequence - first
@@ -267,6 +270,10 @@ def _records(
         for role in one.forwards:
             forwards[role][at] = one.forwards[role]
             head_positions[role][at] = one.head_positions[role]
+            if one.positions is not None:
+                positions[role][at] = one.positions[role]
+        for place in one.plans:
+            some[place] = one.positions is not None
     samples = Samples.of(
         tokens_UL, prefix_length=prefix_length, codec=lab.tokenizer, scorer=lab.scorer
     )
@@ -286,6 +293,7 @@ def _records(
                 role: RoleUsage(
                     forwards=forwards[role][n].tolist(),
                     head_positions=head_positions[role][n].tolist(),
+                    positions=positions[role][n].tolist() if some[n] else None,
                 )
                 for role in own
             },
@@ -347,6 +355,9 @@ def _likelihoods(
                     role: RoleUsage(
                         forwards=found.forwards_S.tolist(),
                         head_positions=found.head_positions_S.tolist(),
+                        positions=None
+                        if found.positions_S is None
+                        else found.positions_S.tolist(),
                     )
                     for role, found in asked.items()
                 },

@@ -10,7 +10,7 @@ Legend: S texts, L positions, P given positions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,10 +70,11 @@ def duel(
 
 @dataclass(frozen=True)
 class Asked:
-    """What a denoiser was asked for, by text: int64 (S,) each."""
+    """What a denoiser was asked for, by text: int64 (S,) each, see `sampler.Usage`."""
 
     forwards_S: NDArray[np.int64]
     head_positions_S: NDArray[np.int64]
+    positions_S: NDArray[np.int64] | None
 
 
 def scored(
@@ -93,7 +94,10 @@ def scored(
     S, L = tokens_SL.shape
     if plan.length != L:
         raise InputError(f"texts must have the plan's length {plan.length}, got {L}")
-    batch_size = min(batch_size, rows_at_once(plan, process.vocab_size, L - prefix_length))
+    at_once = rows_at_once(
+        plan, process.vocab_size, L - prefix_length, denoisers, torch.device(device)
+    )
+    batch_size = min(batch_size, at_once)
     nats: list[NDArray[np.float64]] = []
     usage: dict[str, list[Usage]] = {role: [] for role in plan.model_schedule.roles}
     for begin in range(0, S, batch_size):
@@ -108,14 +112,20 @@ def scored(
         nats.append(forced.nats_B.cpu().numpy())
         for role, found in state.usage.items():
             usage[role].append(found)
-    asked = {
-        role: Asked(
-            torch.cat([found.forwards_B for found in parts]).cpu().numpy(),
-            torch.cat([found.head_positions_B for found in parts]).cpu().numpy(),
-        )
-        for role, parts in usage.items()
-    }
+    asked = {role: _asked(parts) for role, parts in usage.items()}
     return Bound(np.concatenate(nats), np.full(S, L - prefix_length)), asked
+
+
+def _asked(parts: Sequence[Usage]) -> Asked:
+    def joined(found: Sequence[torch.Tensor]) -> NDArray[np.int64]:
+        return np.asarray(torch.cat(list(found)).cpu().numpy())
+
+    computed = [one.positions_B for one in parts if one.positions_B is not None]
+    return Asked(
+        joined([one.forwards_B for one in parts]),
+        joined([one.head_positions_B for one in parts]),
+        joined(computed) if computed else None,
+    )
 
 
 def check_has_likelihood(plan: Plan) -> None:

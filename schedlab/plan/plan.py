@@ -60,6 +60,7 @@ PolicyName = Literal[
     "prophet",
     "p2",
     "wino",
+    "surelock",
     "remdm_cap",
     "remdm_rescale",
     "remdm_conf",
@@ -79,6 +80,7 @@ _CALLS_UNKNOWN = frozenset(
         "dilated",
         "prophet",
         "wino",
+        "surelock",
     )
 )
 
@@ -91,8 +93,11 @@ class PolicySpec(Record):
 
     @property
     def calls_known(self) -> bool:
-        """Whether the forwards of every step are known, in expectation, before a run."""
-        return self.name not in _CALLS_UNKNOWN and not self.parameters.get("stop_at_end")
+        """Whether what every step costs is known, in expectation, before a run: with a cache or
+        locks forwards are no measure of it."""
+        cached = self.parameters.get("cache", "none") != "none"
+        stops = bool(self.parameters.get("stop_at_end"))
+        return self.name not in _CALLS_UNKNOWN and not cached and not stops
 
     def __str__(self) -> str:
         values = ", ".join(f"{key} {value}" for key, value in self.parameters.items())

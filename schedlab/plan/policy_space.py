@@ -155,6 +155,7 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
     "prophet": PolicySpace(
         Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0})
     ),
+    "surelock": _steps(epsilon=Range(5e-4, 5e-2, "log"), share=Range(0.05, 1.0)),
     "p2": _steps(eta=Range(0.5, 2.0, "log")),
     "remdm_cap": _steps(in_blocks=False, eta=Range(0.001, 0.1, "log")),
     "remdm_rescale": _steps(in_blocks=False, eta=Range(0.001, 0.1, "log")),

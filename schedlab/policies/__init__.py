@@ -28,6 +28,7 @@ from schedlab.policies.random_order import RandomOrder
 from schedlab.policies.remdm import RemaskPolicy, RemdmCap, RemdmConf, RemdmLoop, RemdmRescale
 from schedlab.policies.slowfast import SlowFast
 from schedlab.policies.stdd import Stdd
+from schedlab.policies.surelock import SureLock
 from schedlab.policies.threshold import Threshold
 from schedlab.policies.view import StepView, TimestepPolicy
 from schedlab.policies.wino import Wino
@@ -53,6 +54,7 @@ COMMIT_POLICIES: dict[str, type[CommitPolicy]] = {
     "prophet": Prophet,
     "p2": P2,
     "wino": Wino,
+    "surelock": SureLock,
 }
 
 REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {

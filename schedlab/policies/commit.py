@@ -32,8 +32,9 @@ class CommitView:
 
     Args:
         masked_BK: which positions are masked.
-        judged_BK: which positions were predicted: the masked ones, and for policies that revise
-            the committed ones of the block; the rest of the fields mean something there only.
+        judged_BK: which positions were predicted: the masked ones, for policies that revise the
+            committed ones of the block, and for those that lock the ones not locked; the rest of
+            the fields mean something there only.
         token_BK: the token that the confidence is of.
         confidence_BK: probability of the token that would be committed, or of the likeliest one,
             as the policy says; of committed tokens that of the token itself; float64, -inf
@@ -65,11 +66,13 @@ class CommitView:
 
 @dataclass(frozen=True)
 class Decision:
-    """What is committed, bool (B, K), what is remembered of the block, and what is taken back."""
+    """What is committed, bool (B, K), what is remembered of the block, what is taken back, and
+    which committed tokens are computed no more."""
 
     commit_BK: Tensor
     history: History
     remask_BK: Tensor | None = None
+    lock_BK: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class CommitPolicy:
         stop_at_end: whether a sequence is finished once its text, without a mask before it, has
             come to an end-of-text token: the masks behind are filled with that token. Tokens that
             a policy may still take back do not count. What has an end is what the tokenizer says.
+        cache: what the first call of a block, which computes everything, is kept for by the
+            others, as Fast-dLLM has it (2505.22618) [C]: "prefix" is what stands before the
+            block, "dual" all but the block.
 
     Attributes:
         needs: statistics beside the confidence.
@@ -97,17 +103,20 @@ class CommitPolicy:
         revises: whether committed tokens of the block are predicted too, and may be taken back.
         shadowed: whether they are predicted by shadows, K mask tokens more in every call, which do
             not see them (`schedlab.denoisers.shadows`).
+        locks: whether they are predicted too, and may be locked: computed no more.
     """
 
     block_length: int = 32
     guidance: float = 0.0
     confidence: str = "drawn"
     stop_at_end: bool = False
+    cache: str = "none"
     needs: ClassVar[tuple[Statistic, ...]] = ()
     by_share: ClassVar[bool] = True
     tempered: ClassVar[bool] = False
     revises: ClassVar[bool] = False
     shadowed: ClassVar[bool] = False
+    locks: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("block_length", "guidance"):
@@ -115,6 +124,16 @@ class CommitPolicy:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.confidence not in ("drawn", "likeliest"):
             raise InputError(f"confidence must be 'drawn' or 'likeliest', got {self.confidence!r}")
+        if self.cache not in ("none", "prefix", "dual"):
+            raise InputError(f"cache must be 'none', 'prefix' or 'dual', got {self.cache!r}")
+
+        if self.shadowed and self.keeps:
+            raise InputError(f"cache {self.cache!r}: shadows are computed anew at every call")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether calls compute some positions only, with what is kept of the others."""
+        return self.locks or self.cache != "none"
 
     def block_size(self, free: int) -> int:
         """K of a text with so many free positions."""

@@ -139,7 +139,7 @@ def merge(records: Sequence[BlockRecord]) -> Measurement:
     flops_blocks_S, flops_total_S = zero_S.astype(np.float64), zero_S.astype(np.float64)
     for role in roles:
         block_forwards_S += costs[role].num_blocks * forwards[role]
-        flops_blocks_S += float(costs[role].block_flops) * forwards[role]
+        flops_blocks_S += float(costs[role].block_flops) * _share_computed(records, role)
         flops_total_S += float(costs[role].head_flops) * head_positions[role]
     flops_total_S += flops_blocks_S
     seconds_S = np.concatenate([np.array(record.seconds, dtype=float) for record in records])
@@ -197,6 +197,20 @@ def _requests(records: Sequence[BlockRecord], role: str, kind: str) -> IntArray:
         usage = record.usage.get(role)
         column = getattr(usage, kind) if usage else [0] * len(record.tokens)
         parts.append(np.array(column, dtype=np.int64))
+    return np.concatenate(parts)
+
+
+def _share_computed(records: Sequence[BlockRecord], role: str) -> FloatArray:
+    """Forwards, those that compute some positions only by their share: FLOPs of blocks are in
+    proportion, as queries still read the keys of all positions."""
+    parts = []
+    for record in records:
+        usage = record.usage.get(role)
+        if usage is None or usage.positions is None:
+            parts.append(_requests([record], role, "forwards").astype(np.float64))
+        else:
+            length = record.identity.plan.length
+            parts.append(np.array(usage.positions, dtype=np.float64) / length)
     return np.concatenate(parts)
 
 

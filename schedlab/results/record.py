@@ -21,10 +21,17 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class RoleUsage(Record):
-    """What one denoiser was asked for, per sequence of the block."""
+    """What one denoiser was asked for, per sequence of the block.
+
+    Args:
+        forwards: calls.
+        head_positions: positions that the head read.
+        positions: positions that its blocks computed; None where every call computes all.
+    """
 
     forwards: list[Count]
     head_positions: list[Count]
+    positions: list[Count] | None = None
 
 
 class RoleCost(Record):
@@ -110,6 +117,8 @@ class BlockRecord(Record):
         for role, usage in self.usage.items():
             columns[f"usage.{role}.forwards"] = usage.forwards
             columns[f"usage.{role}.head_positions"] = usage.head_positions
+            if usage.positions is not None:
+                columns[f"usage.{role}.positions"] = usage.positions
         for name, column in columns.items():
             if len(column) != size:
                 raise ValueError(f"{name} must hold {size} sequences, got {len(column)}")

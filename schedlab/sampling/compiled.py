@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,12 @@ class Compiled:
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
         """(N, V) logits, not compiled."""
         return partwise(self.inner).logits_at(trunk_BLF, row_N, position_N)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the denoiser inside can do beside that (`KeepingDenoiser`), not compiled."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
     def logits(self, features_ND: Tensor) -> Tensor:
         """(N, V) logits."""

@@ -36,21 +36,34 @@ from schedlab.sampling.forwards import (
     shadowed_of,
     trunk_of,
 )
+from schedlab.sampling.kept import Kept, rows_kept
 from schedlab.sampling.noise import SequenceIds
 from schedlab.sampling.padding import padding_of
 from schedlab.sampling.sampler import State, Usage, check_roles, start
 
 Trace = Callable[[Tensor], None]
+CPU = torch.device("cpu")
 _MOST_KEPT = 1 << 28
 """Numbers of predictions kept at a time, for policies that compare with the call before."""
 
 
-def rows_at_once(plan: Plan, vocab_size: int, free: int) -> int:
+def rows_at_once(
+    plan: Plan,
+    vocab_size: int,
+    free: int,
+    denoisers: Mapping[str, Denoiser] | None = None,
+    device: torch.device = CPU,
+) -> int:
     """Sequences that `decode` should take at once, for what it keeps of them to stay small."""
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
-    if "divergence" not in policy.needs:
-        return _MOST_KEPT
-    return max(1, _MOST_KEPT // (policy.block_size(free) * vocab_size))
+    most = _MOST_KEPT
+    if "divergence" in policy.needs:
+        most = most // (policy.block_size(free) * vocab_size)
+    if policy.keeps and denoisers is not None:
+        times = 2 if policy.guidance else 1
+        for role in plan.model_schedule.roles:
+            most = min(most, rows_kept(denoisers[role], role, plan.length, device) // times)
+    return max(1, most)
 
 
 @dataclass(frozen=True)
@@ -103,10 +116,7 @@ def decode(
     stop_id = checked_end(run.policy, end_id)
     run.padding_BL = padding_of(run.policy, padding_B, run.z_BL, first)
     role_of_T = np.array(plan.model_schedule.steps)
-    usage = {
-        role: Usage(torch.zeros_like(ids.seed_B), torch.zeros_like(ids.seed_B))
-        for role in plan.model_schedule.roles
-    }
+    usage = {role: run.no_usage() for role in plan.model_schedule.roles}
     rows_R = torch.arange(len(ids), device=ids.seed_B.device)
     while rows_R.numel():
         if trace is not None:
@@ -121,6 +131,9 @@ def decode(
             usage[role].forwards_B[rows_R[own_r]] += times
             heads_r = times * call.asked_RK[own_r].sum(dim=-1)
             usage[role].head_positions_B[rows_R[own_r]] += heads_r
+            computed_B = usage[role].positions_B
+            if computed_B is not None:
+                computed_B[rows_R[own_r]] += call.computed_R[own_r]
             if work is not None:
                 length = plan.length + (run.size if run.policy.shadowed else 0)
                 calls = times * -(-len(own_r) // call_rows(length, rows_R.device))
@@ -145,6 +158,7 @@ class _Call:
         token_RK: what would be committed.
         judged_RK: the token that the confidence is of.
         nats_RK: -log p of the token, where texts are given.
+        computed_R: positions that the denoiser's blocks computed, where not always all.
     """
 
     rows_R: Tensor
@@ -160,6 +174,7 @@ class _Call:
     entropy_RK: Tensor
     divergence_RK: Tensor
     nats_RK: Tensor
+    computed_R: Tensor
 
 
 @dataclass
@@ -180,6 +195,9 @@ class _Run:
         log_q_BKV: its last prediction, where the policy compares with it.
         fresh_BK: where there is none yet.
         padding_BL: positions that are filled up, if any.
+        locked_BL: positions that are computed no more.
+        kept, kept_blind: what denoisers keep, where not all is computed at every call; the second
+            of those with the prompt masked.
     """
 
     plan: Plan
@@ -198,6 +216,9 @@ class _Run:
     history: dict[str, Tensor]
     log_q_BKV: Tensor | None
     fresh_BK: Tensor
+    locked_BL: Tensor
+    kept: Kept | None
+    kept_blind: Kept | None
     padding_BL: Tensor | None = None
 
     @classmethod
@@ -238,11 +259,23 @@ class _Run:
             history=dict(policy.start(masked_BK)),
             log_q_BKV=log_q_BKV,
             fresh_BK=masked_BK.clone(),
+            locked_BL=torch.zeros_like(z_BL, dtype=torch.bool),
+            kept=Kept(B) if policy.keeps else None,
+            kept_blind=Kept(B) if policy.keeps else None,
         )
+
+    def no_usage(self) -> Usage:
+        """Before the first call."""
+        forwards_B, heads_B, positions_B = torch.zeros_like(self.call_B.expand(3, -1))
+        return Usage(forwards_B, heads_B, positions_B if self.policy.keeps else None)
 
     def call(self, rows_R: Tensor) -> _Call:
         """Where rows stand; nothing is predicted yet."""
-        place_RK, inside_RK, masked_RK = self._places(rows_R)
+        place_RK, asked_RK, masked_RK = self._places(rows_R)
+        if self.policy.locks:
+            asked_RK = asked_RK & ~self.locked_BL[rows_R[:, None], place_RK]
+        elif not self.policy.revises:
+            asked_RK = masked_RK
         shape, device = masked_RK.shape, rows_R.device
 
         def filled(value: float) -> Tensor:
@@ -252,7 +285,7 @@ class _Run:
             rows_R=rows_R,
             place_RK=place_RK,
             masked_RK=masked_RK,
-            asked_RK=inside_RK if self.policy.revises else masked_RK,
+            asked_RK=asked_RK,
             left_R=(self.z_BL[rows_R, self.first :] == self.process.mask_id).sum(dim=-1),
             token_RK=torch.zeros(shape, dtype=torch.int64, device=device),
             judged_RK=torch.zeros(shape, dtype=torch.int64, device=device),
@@ -262,6 +295,7 @@ class _Run:
             entropy_RK=filled(0.0),
             divergence_RK=filled(torch.inf),
             nats_RK=filled(0.0),
+            computed_R=torch.zeros_like(rows_R),
         )
 
     def steps(self, call: _Call) -> Tensor:
@@ -279,12 +313,12 @@ class _Run:
         z_rL = self.z_BL[rows_r]
         # [O] The noise level, for denoisers that read it: the share of masks that are left.
         t_r = call.left_R[own_r].double() / (self.plan.length - self.first)
-        logits = self._logits(call, own_r, denoiser, z_rL, t_r)
+        logits = self._logits(call, own_r, denoiser, role, z_rL, t_r, self.kept)
         blind = None
         if self.policy.guidance:
             z_rL = z_rL.clone()
             z_rL[:, : self.first] = self.process.mask_id
-            blind = self._logits(call, own_r, denoiser, z_rL, t_r)
+            blind = self._logits(call, own_r, denoiser, role, z_rL, t_r, self.kept_blind)
         row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
         for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
             position_C = call.place_RK[own_r[row_C], place_C]
@@ -297,14 +331,29 @@ class _Run:
             self._measure(call, at, rows_r[row_C], logits_CV)
 
     def _logits(
-        self, call: _Call, own_r: Tensor, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor
+        self,
+        call: _Call,
+        own_r: Tensor,
+        denoiser: Denoiser,
+        role: str,
+        z_rL: Tensor,
+        t_r: Tensor,
+        kept: Kept | None,
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Run the denoiser; what gives (C, V) logits at (row, position)."""
         rows_r = call.rows_R[own_r]
         if self.policy.shadowed:
             return self._logits_with_shadows(call, own_r, denoiser, z_rL, t_r)
-        padding_rL = None if self.padding_BL is None else self.padding_BL[rows_r]
-        return partial(logits_of, denoiser, trunk_of(denoiser, z_rL, t_r, padding_rL))
+        if kept is None:
+            padding_rL = None if self.padding_BL is None else self.padding_BL[rows_r]
+            return partial(logits_of, denoiser, trunk_of(denoiser, z_rL, t_r, padding_rL))
+        row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
+        read_rL = torch.zeros_like(z_rL, dtype=torch.bool)
+        read_rL[row_N, call.place_RK[own_r[row_N], place_N]] = True
+        call.computed_R[own_r] += kept.refresh(
+            denoiser, role, rows_r, z_rL, self._active(rows_r), read_rL
+        )
+        return lambda row_C, position_C: kept.logits(denoiser, role, rows_r[row_C], position_C)
 
     def _logits_with_shadows(
         self, call: _Call, own_r: Tensor, denoiser: Denoiser, z_rL: Tensor, t_r: Tensor
@@ -322,6 +371,18 @@ class _Run:
             return logits_of_features(denoiser, features, row_C, at_C)
 
         return logits
+
+    def _active(self, rows_r: Tensor) -> Tensor:
+        """Positions that a call computes, (r, L), apart from those that are read."""
+        active_rL = ~self.locked_BL[rows_r]
+        if self.policy.cache != "none":
+            begin_r1 = (self.first + self.block_B[rows_r] * self.size)[:, None]
+            position_L = torch.arange(self.plan.length, device=rows_r.device)
+            stale_rL = position_L < begin_r1
+            if self.policy.cache == "dual":
+                stale_rL |= position_L >= begin_r1 + self.size
+            active_rL &= ~stale_rL | (self.call_B[rows_r] == 0)[:, None]
+        return active_rL
 
     def _choose(
         self,
@@ -341,7 +402,7 @@ class _Run:
             ids_C, decoding = self.ids.pick(rows_C), self.plan.decoding
             visit_C = self.call_B[rows_C]  # every call draws anew, as the published samplers
             token_C = draw(logits_CV, ids_C, position_C, decoding, self.process, role, visit_C)
-        if self.policy.revises:
+        if self.policy.revises or self.policy.locks:
             now_C = self.z_BL[rows_C, position_C]
             token_C = torch.where(now_C == self.process.mask_id, token_C, now_C)
         call.token_RK[at] = call.judged_RK[at] = token_C
@@ -407,6 +468,11 @@ class _Run:
             back_RK = decision.remask_BK & call.asked_RK & ~call.masked_RK
             row_N, place_N = back_RK.nonzero(as_tuple=True)
             self.z_BL[rows_R[row_N], call.place_RK[row_N, place_N]] = self.process.mask_id
+        if decision.lock_BK is not None:
+            row_N, place_N = (decision.lock_BK & call.asked_RK & ~call.masked_RK).nonzero(
+                as_tuple=True
+            )
+            self.locked_BL[rows_R[row_N], call.place_RK[row_N, place_N]] = True
         for name, value in decision.history.items():
             self.history[name][rows_R] = value
         self.call_B[rows_R] += 1

@@ -9,8 +9,8 @@ holds the transformer to it; other kernels are free to break it).
 Where a call runs out of memory its rows are halved, for this network from then on, until it fits;
 a warning says so, since tokens may then differ by rounding from those of full calls.
 
-Legend: R sequences, L positions, N picked positions, F values of a trunk, V vocabulary, C rows of
-a call.
+Legend: R sequences (B: among which they are), L positions, A of them computed, N picked positions,
+F values of a trunk or kept of a position, V vocabulary, C rows of a call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from schedlab.denoisers.base import Denoiser, ShadowDenoiser, Whole, padded, partwise
+from schedlab.denoisers.base import (
+    Denoiser,
+    KeepingDenoiser,
+    ShadowDenoiser,
+    Whole,
+    padded,
+    partwise,
+)
 from schedlab.errors import InputError, SchedlabError, SchedlabWarning
 
 # Enough to fill the machine: in one thread, as workers run, calls of 1,024 positions are within a
@@ -94,6 +101,39 @@ def logits_of_features(
 def logits_of(denoiser: Denoiser, trunk_RLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
     """Logits at (row, position), (N, V)."""
     call = partial(partwise(denoiser).logits_at, trunk_RLF)
+    return _in_calls(denoiser, call, HEAD_ROWS, row_N, position_N)
+
+
+def refreshed_of(
+    denoiser: Denoiser,
+    network: KeepingDenoiser,
+    kept_BLF: Tensor | None,
+    rows_R: Tensor,
+    z_RA: Tensor,
+    position_RA: Tensor,
+    length: int,
+) -> Tensor:
+    """What is kept of positions computed anew, (R, A, F), with what is kept of the sequences
+    `rows_R`; None where all `length` positions are computed."""
+
+    def call(rows_C: Tensor, z_CA: Tensor, position_CA: Tensor) -> Tensor:
+        kept_CLF = None if kept_BLF is None else kept_BLF[rows_C]
+        return network.refresh(kept_CLF, z_CA, position_CA)
+
+    # What is kept of a row is as large as that of a whole sequence, however few are computed.
+    size = call_rows(length, z_RA.device)
+    return _in_calls(denoiser, call, size, rows_R, z_RA, position_RA)
+
+
+def kept_logits_of(
+    denoiser: Denoiser,
+    network: KeepingDenoiser,
+    kept_BLF: Tensor,
+    row_N: Tensor,
+    position_N: Tensor,
+) -> Tensor:
+    """Logits at (row, position) of what is kept, (N, V)."""
+    call = partial(network.kept_logits, kept_BLF)
     return _in_calls(denoiser, call, HEAD_ROWS, row_N, position_N)
 
 

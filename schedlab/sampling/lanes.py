@@ -38,6 +38,8 @@ class Sampled:
         text_N: which of them each plan wrote.
         forwards: by role, forwards that each plan takes when it is run by itself, (N,).
         head_positions: by role, positions that each plan reveals, (N,).
+        positions: by role, positions that blocks compute, (N,); None where every forward computes
+            all.
     """
 
     sequence: int
@@ -46,6 +48,7 @@ class Sampled:
     text_N: IntArray
     forwards: Mapping[str, IntArray]
     head_positions: Mapping[str, IntArray]
+    positions: Mapping[str, IntArray] | None = None
 
 
 class StateTable:

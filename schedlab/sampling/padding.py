@@ -24,7 +24,7 @@ def padding_of(
         first: P; a token of every prompt must be given.
 
     Raises:
-        InputError: other numbers, or a policy with shadows.
+        InputError: other numbers, or a policy with shadows, locks or a cache.
     """
     if padding_B is None:
         return None
@@ -33,6 +33,9 @@ def padding_of(
             f"padding must be ({len(z_BL)},) numbers in [0, {first}), as many as the sequences and"
             f" fewer than the prompt has positions, got {padding_B.tolist()[:8]}"
         )
-    if policy.shadowed:
-        raise InputError("shadows take no padding; choose another policy or prompts of one length")
+    if policy.shadowed or policy.keeps:
+        raise InputError(
+            "shadows, locks and caches take no padding; choose another policy or prompts of one"
+            " length"
+        )
     return torch.arange(z_BL.shape[1], device=z_BL.device) < padding_B[:, None]

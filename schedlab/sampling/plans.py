@@ -70,7 +70,8 @@ def sample_plans(
         size = CALLS_PER_BATCH * call_rows(plan.length, ids.seed_B.device)
         if plan.policy.name in COMMIT_POLICIES:
             free = plan.length - (0 if prefix_BP is None else prefix_BP.shape[1])
-            size = min(size, rows_at_once(plan, process.vocab_size, free))
+            device = ids.seed_B.device
+            size = min(size, rows_at_once(plan, process.vocab_size, free, denoisers, device))
         yield from _family([plans[n] for n in own], own, by_itself, ids, prefix_BP, size, progress)
 
 
@@ -90,10 +91,11 @@ def _family(
         prefix_bP = None if prefix_BP is None else prefix_BP[rows_b]
         states = [by_itself(plan, ids.pick(rows_b), prefix_bP) for plan in plans]
         progress()
-        forwards, heads = (
+        forwards, heads, computed = (
             {role: _counted(states, role, name) for role in roles}
-            for name in ("forwards_B", "head_positions_B")
+            for name in ("forwards_B", "head_positions_B", "positions_B")
         )
+        some = any(usage.positions_B is not None for usage in states[0].usage.values())
         tokens_NbL = torch.stack([state.z_BL for state in states]).to(torch.int32).cpu().numpy()
         for row, sequence in enumerate(rows_b.tolist()):
             unique_UL, text_N = np.unique(tokens_NbL[:, row], axis=0, return_inverse=True)
@@ -104,11 +106,14 @@ def _family(
                 text_N=text_N.reshape(-1),
                 forwards={role: found[:, row] for role, found in forwards.items()},
                 head_positions={role: found[:, row] for role, found in heads.items()},
+                positions={role: found[:, row] for role, found in computed.items()}
+                if some
+                else None,
             )
 
 
 def _counted(states: Sequence[State], role: str, name: str) -> np.ndarray:
     """What plans asked of a role, (N, b)."""
     nothing = torch.zeros_like(states[0].ids.seed_B)
-    found = [getattr(s.usage[role], name) if role in s.usage else nothing for s in states]
-    return torch.stack(found).cpu().numpy()
+    found = [getattr(s.usage[role], name) if role in s.usage else None for s in states]
+    return torch.stack([nothing if f is None else f for f in found]).cpu().numpy()

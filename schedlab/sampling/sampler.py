@@ -32,10 +32,17 @@ from schedlab.sampling.noise import Purpose, SequenceIds, uniforms
 
 @dataclass(frozen=True)
 class Usage:
-    """What one denoiser was asked for: forwards and head positions per sequence, int64 (B,)."""
+    """What one denoiser was asked for per sequence, int64 (B,).
+
+    Args:
+        forwards_B: calls.
+        head_positions_B: positions that the head read.
+        positions_B: positions that its blocks computed; None where every call computes all.
+    """
 
     forwards_B: Tensor
     head_positions_B: Tensor
+    positions_B: Tensor | None = None
 
 
 @dataclass(frozen=True)

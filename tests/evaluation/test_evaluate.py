@@ -24,6 +24,7 @@ from toy_lab import (
     transformer_lab,
 )
 
+from schedlab.denoisers.cost import block_flops
 from schedlab.errors import InputError
 from schedlab.evaluation import evaluate as evaluate_module
 from schedlab.evaluation.evaluate import evaluate, run_missing
@@ -31,7 +32,7 @@ from schedlab.evaluation.lab import Lab
 from schedlab.evaluation.prompts import Prompts
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.results import BlockRecord, SeedBlock, Store, paired_log_ppl_difference, seed_blocks
-from schedlab.sampling import SequenceIds, State, sample
+from schedlab.sampling import SequenceIds, State, decode, sample
 
 BLOCKS = seed_blocks(seed=5, num_sequences=8, block_size=4)
 
@@ -366,3 +367,31 @@ def test_bad_input_is_one_clear_line(
             prompts=prompts,
         )
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        PolicySpec(name="surelock", parameters={"epsilon": 0.05, "share": 0.7}),
+        PolicySpec(name="threshold", parameters={"cache": "dual", "block_length": 4}),
+    ],
+)
+def test_positions_that_are_not_computed_cost_nothing(tmp_path: Path, policy: PolicySpec) -> None:
+    lab, store = transformer_lab(), Store(tmp_path)
+    plans = [plan_of("H6 L6", length=12, policy=policy), plan_of("H12", length=12)]
+    for _ in range(2):  # the second time from the store
+        m, plain = evaluate(plans, BLOCKS, lab=lab, store=store)
+    state = decode(plans[0], lab.denoisers, lab.process, SequenceIds.of(BLOCKS))
+    np.testing.assert_array_equal(m.tokens_SL, state.z_BL.numpy())
+    expected = np.zeros(8)
+    for role, usage in state.usage.items():
+        assert usage.positions_B is not None
+        per_position = block_flops(lab.denoisers[role].spec, 12) / 12
+        expected += per_position * usage.positions_B.numpy()
+        np.testing.assert_array_equal(m.forwards[role], usage.forwards_B)
+    np.testing.assert_allclose(m.flops_blocks_S, expected, rtol=1e-12)
+    full = sum(block_flops(lab.denoisers[role].spec, 12) * m.forwards[role] for role in "HL")
+    assert (m.flops_blocks_S <= full).all() and (m.flops_blocks_S < full).any()
+    assert (m.flops_total_S > m.flops_blocks_S).all()
+    one = block_flops(lab.denoisers["H"].spec, 12)
+    np.testing.assert_array_equal(plain.flops_blocks_S, one * plain.forwards["H"])

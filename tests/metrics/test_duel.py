@@ -33,6 +33,9 @@ SETTINGS = [
         ("stdd", {"threshold": 0.5, "window": 2}),
         ("slowfast", {"threshold": 0.5, "horizon_threshold": 0.4}),
         ("low_confidence", {"guidance": 0.7}),
+        ("surelock", {"epsilon": 0.5, "share": 0.8}),
+        ("low_confidence", {"cache": "prefix"}),
+        ("klass", {"cache": "dual", "threshold": 0.4, "epsilon": 0.5, "stable_calls": 1}),
     )
     for block in (0, 2)
 ]
@@ -93,10 +96,17 @@ def test_a_stop_at_the_end_is_exact_too(denoisers, name: str, block: int) -> Non
     assert stats.chisquare(observed, expected * n / expected.sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("name", ["low_confidence", "threshold", "klass", "stdd", "margin"])
-def test_samples_follow_it(denoisers, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, {}) for name in ("low_confidence", "threshold", "klass", "stdd", "margin")),
+        ("surelock", {"epsilon": 0.5, "share": 0.8}),
+        ("low_confidence", {"cache": "dual"}),
+    ],
+)
+def test_samples_follow_it(denoisers, name: str, values) -> None:
     """Chi-square at 0.1 %, fixed seed."""
-    plan = plan_of(name, {"confidence": "likeliest", "block_length": 3})
+    plan = plan_of(name, {"confidence": "likeliest", "block_length": 3, **values})
     probability = np.exp(-duel(plan, denoisers, PROCESS, TEXTS).nats_S)
     n = 4_000
     ids = SequenceIds.of([SeedBlock(seed=5, first=0, size=n)])

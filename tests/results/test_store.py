@@ -193,6 +193,10 @@ def test_a_store_where_a_file_stands_is_refused(tmp_path: Path) -> None:
         ({"seconds": [0.1]}, "seconds must hold 2"),
         ({"scores": {"nll": [1.0]}}, "scores.nll must hold 2"),
         ({"usage": {"H": RoleUsage(forwards=[1], head_positions=[1, 1])}}, "usage.H.forwards"),
+        (
+            {"usage": {"H": RoleUsage(forwards=[1, 1], head_positions=[1, 1], positions=[3])}},
+            "usage.H.positions",
+        ),
         ({"costs": {}}, "costs must name every denoiser"),
         ({"prefix_length": 3}, "prefix_length must be below 3"),
     ],
@@ -230,6 +234,15 @@ def test_merging_adds_up_by_hand() -> None:
     for name in ("gen_ppl", "log_gen_ppl", "entropy", "seconds"):
         estimate = m.estimates[name]
         assert estimate.low < estimate.value < estimate.high and estimate.n == 4
+
+
+def test_positions_that_blocks_did_not_compute_cost_nothing() -> None:
+    usage = RoleUsage(forwards=[2, 1], head_positions=[3, 3], positions=[3, 2])  # of 6 and 3
+    m = merge([record(usage={"H": usage}), record(first=2)])
+    cost = record().costs["H"].block_flops
+    np.testing.assert_allclose(m.flops_blocks_S[:2], [cost, cost * 2 / 3])
+    np.testing.assert_array_equal(m.flops_blocks_S[2:], [1600, 1200])
+    np.testing.assert_array_equal(m.forwards["H"], [2, 1, 1, 1])
 
 
 def test_a_denoiser_that_a_block_did_not_use_counts_zero() -> None:

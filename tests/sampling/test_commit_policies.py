@@ -218,8 +218,10 @@ def test_calls_and_reads_are_what_was_expected(
 
 def test_what_plans_say_of_their_calls_is_what_policies_say() -> None:
     for name, policy in COMMIT_POLICIES.items():
-        known = not (policy.by_share or name == "prophet")
+        known = not (policy.by_share or policy.locks or name == "prophet")
         assert PolicySpec(name=name).calls_known == known
+        cached = PolicySpec(name=name, parameters={"cache": "prefix"})
+        assert not cached.calls_known
 
 
 def test_dreams_statistics_are_of_the_tempered_prediction() -> None:
