@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from schedlab.denoisers.base import takes_padding
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
@@ -213,6 +214,7 @@ def _run_group(
     for found in sample_plans(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
         work=work, progress=sampled, end_id=lab.tokenizer.eot_id,
+        padding_B=_padding(plans, blocks, lab, prompts),
     ):  # fmt: skip
         number = int(block_B[found.sequence])
         found_of.setdefault(number, []).append(found)
@@ -221,6 +223,19 @@ def _run_group(
             block, first = blocks[number], int(first_of[number])
             yield from _records(plans, block, first, own, work, identities, lab, prompts)
             stored += len(plans)
+
+
+def _padding(
+    plans: Sequence[Plan], blocks: Sequence[SeedBlock], lab: Lab, prompts: Prompts | None
+) -> torch.Tensor | None:
+    """Positions of every sequence that are hidden, (B,), where there are any and all denoisers can
+    hide them."""
+    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
+    if prompts is None or not all(takes_padding(lab.denoisers[role]) for role in roles):
+        return None
+    found = [prompts.padding_of_block(block) for block in blocks]
+    known = [padding_B for padding_B in found if padding_B is not None]
+    return torch.from_numpy(np.concatenate(known)).to(lab.device) if known else None
 
 
 def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | None) -> float:
