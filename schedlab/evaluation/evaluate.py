@@ -29,7 +29,7 @@ from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Given, HeldOut, Prompts
 from schedlab.metrics import Samples, compute_all, metric_names, metric_versions
 from schedlab.metrics.cost import expected_cost, role_costs
-from schedlab.metrics.duel import check_has_likelihood, scored
+from schedlab.metrics.duel import check_has_likelihood, has_random_order, scored
 from schedlab.metrics.samples import FloatArray
 from schedlab.plan import Plan, families_of
 from schedlab.policies import OWN_LOOP, check_policy
@@ -355,7 +355,7 @@ def _likelihoods(
             bound, asked = scored(
                 plan, lab.denoisers, lab.process, tokens_SL,
                 prefix_length=texts.prefix_length, end_id=lab.tokenizer.eot_id,
-                device=lab.device, work=work,
+                device=lab.device, work=work, seeds=block,
             )  # fmt: skip
             seconds = _prices(work)
             yield BlockRecord(
@@ -421,7 +421,7 @@ def _check(
                 f"a plan's length must be at most the {lab.max_length} that the denoisers were"
                 f" trained for, got {plan.length}; lower length"
             )
-        if isinstance(prompts, HeldOut):
+        if isinstance(prompts, HeldOut) and not has_random_order(plan):
             check_has_likelihood(plan)
         if prompts is not None and prompts.prefix_length >= plan.length:
             raise InputError(
