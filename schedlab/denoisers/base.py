@@ -142,14 +142,19 @@ def partwise(denoiser: Denoiser) -> PartwiseDenoiser:
     return Whole(denoiser)
 
 
+def takes_padding(denoiser: Denoiser) -> bool:
+    """Whether its trunk takes `padding_BL`."""
+    trunk = getattr(denoiser, "trunk", None)
+    return trunk is not None and "padding_BL" in inspect.signature(trunk).parameters
+
+
 def padded(denoiser: Denoiser) -> PaddedDenoiser:
     """The denoiser itself where its trunk takes `padding_BL`.
 
     Raises:
         InputError: it takes none.
     """
-    trunk = getattr(denoiser, "trunk", None)
-    if trunk is None or "padding_BL" not in inspect.signature(trunk).parameters:
+    if not takes_padding(denoiser):
         raise InputError(
             f"denoiser {type(denoiser).__name__} takes no rows that are filled up (no padding_BL);"
             " give prompts of one length"

@@ -62,7 +62,7 @@ def measure_plan(
         [SeedBlock(seed, first, n)],
         lab=lab,
         store=Store(store),
-        prompts=Prompts.of(tokens.tokens_NP, asked),
+        prompts=Prompts.of(tokens.tokens_NP, asked, tokens.padding_N),
     )
     return found
 

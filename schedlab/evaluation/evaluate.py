@@ -22,13 +22,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
+from schedlab.denoisers.base import takes_padding
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Given, HeldOut, Prompts
 from schedlab.metrics import Samples, compute_all, metric_names, metric_versions
 from schedlab.metrics.cost import expected_cost, role_costs
-from schedlab.metrics.duel import check_has_likelihood, scored
+from schedlab.metrics.duel import check_has_likelihood, has_random_order, scored
 from schedlab.metrics.samples import FloatArray
 from schedlab.plan import Plan, families_of
 from schedlab.policies import OWN_LOOP, check_policy
@@ -213,6 +214,7 @@ def _run_group(
     for found in sample_plans(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
         work=work, progress=sampled, end_id=lab.tokenizer.eot_id,
+        padding_B=_padding(plans, blocks, lab, prompts),
     ):  # fmt: skip
         number = int(block_B[found.sequence])
         found_of.setdefault(number, []).append(found)
@@ -221,6 +223,19 @@ def _run_group(
             block, first = blocks[number], int(first_of[number])
             yield from _records(plans, block, first, own, work, identities, lab, prompts)
             stored += len(plans)
+
+
+def _padding(
+    plans: Sequence[Plan], blocks: Sequence[SeedBlock], lab: Lab, prompts: Prompts | None
+) -> torch.Tensor | None:
+    """Positions of every sequence that are hidden, (B,), where there are any and all denoisers can
+    hide them."""
+    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
+    if prompts is None or not all(takes_padding(lab.denoisers[role]) for role in roles):
+        return None
+    found = [prompts.padding_of_block(block) for block in blocks]
+    known = [padding_B for padding_B in found if padding_B is not None]
+    return torch.from_numpy(np.concatenate(known)).to(lab.device) if known else None
 
 
 def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | None) -> float:
@@ -340,7 +355,7 @@ def _likelihoods(
             bound, asked = scored(
                 plan, lab.denoisers, lab.process, tokens_SL,
                 prefix_length=texts.prefix_length, end_id=lab.tokenizer.eot_id,
-                device=lab.device, work=work,
+                device=lab.device, work=work, seeds=block,
             )  # fmt: skip
             seconds = _prices(work)
             yield BlockRecord(
@@ -406,7 +421,7 @@ def _check(
                 f"a plan's length must be at most the {lab.max_length} that the denoisers were"
                 f" trained for, got {plan.length}; lower length"
             )
-        if isinstance(prompts, HeldOut):
+        if isinstance(prompts, HeldOut) and not has_random_order(plan):
             check_has_likelihood(plan)
         if prompts is not None and prompts.prefix_length >= plan.length:
             raise InputError(

@@ -26,10 +26,13 @@ class Prompts:
     Args:
         tokens_NP: token ids, int64, P >= 1.
         task: whose prompts they are, item by item; what is written behind them is judged by it.
+        padding_N: positions in front of every prompt that only fill it up, where some are
+            shorter. Denoisers that can do not look at them; others were trained to.
     """
 
     tokens_NP: NDArray[np.int64]
     task: Task | None = None
+    padding_N: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.tokens_NP.ndim != 2 or 0 in self.tokens_NP.shape:
@@ -41,9 +44,17 @@ class Prompts:
             )
 
     @classmethod
-    def of(cls, tokens_NP: ArrayLike, task: Task | None = None) -> Prompts:
+    def of(
+        cls,
+        tokens_NP: ArrayLike,
+        task: Task | None = None,
+        padding_N: ArrayLike | None = None,
+    ) -> Prompts:
         """From any integer array or list of equally long lists."""
-        return cls(np.array(tokens_NP, dtype=np.int64, ndmin=2), task)
+        padding = None if padding_N is None else np.array(padding_N, dtype=np.int64)
+        if padding is not None and not padding.any():
+            padding = None
+        return cls(np.array(tokens_NP, dtype=np.int64, ndmin=2), task, padding)
 
     @property
     def prefix_length(self) -> int:
@@ -64,18 +75,28 @@ class Prompts:
         rows_B = np.arange(block.first, block.first + block.size) % len(self.tokens_NP)
         return self.tokens_NP[rows_B]
 
+    def padding_of_block(self, block: SeedBlock) -> NDArray[np.int64] | None:
+        """Positions that fill up a block's prefixes, (B,); None where none do."""
+        if self.padding_N is None:
+            return None
+        rows_B = np.arange(block.first, block.first + block.size) % len(self.padding_N)
+        return self.padding_N[rows_B]
+
     def _digest(self, numbers: range) -> str:
-        tokens_BP = self.tokens_NP[np.array(numbers) % len(self.tokens_NP)]
-        digest = _digest(tokens_BP)
-        return (
-            digest if self.task is None else sha256_text(digest + self.task.fingerprint(numbers))
-        )
+        rows_B = np.array(numbers) % len(self.tokens_NP)
+        digest = _digest(self.tokens_NP[rows_B])
+        if self.padding_N is not None:
+            digest = sha256_text(digest + _digest(self.padding_N[rows_B]))
+        if self.task is not None:
+            digest = sha256_text(digest + self.task.fingerprint(numbers))
+        return digest
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data, for another process."""
         task = self.task
         return {
             "tokens": self.tokens_NP.tolist(),
+            "padding": None if self.padding_N is None else self.padding_N.tolist(),
             "task": None
             if task is None
             else {
@@ -136,7 +157,7 @@ def given_from_json(data: dict[str, Any] | None) -> Given | None:
     if task is not None:
         items = tuple(Item(*item) for item in task["items"])
         task = Task(task["name"], items, task["scorer"], task["pattern"])
-    return Prompts.of(data["tokens"], task)
+    return Prompts.of(data["tokens"], task, data["padding"])
 
 
 def _digest(tokens_NP: NDArray[np.int64]) -> str:

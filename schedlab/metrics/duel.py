@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from schedlab.denoisers.base import Denoiser
 from schedlab.errors import InputError
 from schedlab.metrics.nelbo import Bound
+from schedlab.metrics.order_bound import order_bound
 from schedlab.plan import Plan
-from schedlab.policies import COMMIT_POLICIES, commit_policy
+from schedlab.policies import COMMIT_POLICIES, OWN_LOOP, check_policy, commit_policy
 from schedlab.processes import MaskedProcess
 from schedlab.results.seed_block import SeedBlock
 from schedlab.sampling import SequenceIds, Work, decode
@@ -55,6 +56,7 @@ def duel(
     Raises:
         InputError: the policy has no exact likelihood, or texts of another length.
     """
+    check_has_likelihood(plan)
     bound, _ = scored(
         plan,
         denoisers,
@@ -88,12 +90,23 @@ def scored(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     work: Work | None = None,
+    seeds: SeedBlock | None = None,
 ) -> tuple[Bound, dict[str, Asked]]:
-    """`duel`, and what it asked of every role; what is done is counted in `work`."""
-    check_has_likelihood(plan)
+    """`duel`, and what it asked of every role; what is done is counted in `work`.
+
+    Under random orders it is an estimate of a bound (`order_bound`), by the orders of `seeds`.
+    """
     S, L = tokens_SL.shape
     if plan.length != L:
         raise InputError(f"texts must have the plan's length {plan.length}, got {L}")
+    if has_random_order(plan):
+        check_policy(plan.policy)
+        ids = SequenceIds.of([seeds or SeedBlock(seed=0, first=0, size=S)], device=device)
+        bound, drawn = order_bound(
+            plan, denoisers, process, tokens_SL, ids, prefix_length=prefix_length, work=work
+        )
+        return bound, {role: _asked([one]) for role, one in drawn.items()}
+    check_has_likelihood(plan)
     at_once = rows_at_once(
         plan, process.vocab_size, L - prefix_length, denoisers, torch.device(device)
     )
@@ -126,6 +139,12 @@ def _asked(parts: Sequence[Usage]) -> Asked:
         joined([one.head_positions_B for one in parts]),
         joined(computed) if computed else None,
     )
+
+
+def has_random_order(plan: Plan) -> bool:
+    """Whether positions are drawn before the prediction, at temperature 1: texts have a bound."""
+    is_plain = plan.decoding.temperature == plan.decoding.top_p == 1
+    return is_plain and plan.policy.name not in OWN_LOOP
 
 
 def check_has_likelihood(plan: Plan) -> None:

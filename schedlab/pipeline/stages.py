@@ -133,7 +133,7 @@ class Run:
                 f"task {task.name}: a prompt has {tokens.tokens_NP.shape[1]} tokens; raise"
                 f" plan.length {self.job.plan.length}, which holds prompt and answer"
             )
-        return Prompts.of(tokens.tokens_NP, task)
+        return Prompts.of(tokens.tokens_NP, task, tokens.padding_N)
 
     @property
     def tokenizer(self) -> Tokenizer:

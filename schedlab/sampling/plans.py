@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser
+from schedlab.errors import InputError
 from schedlab.plan import Plan, families_of
 from schedlab.policies import COMMIT_POLICIES, OWN_LOOP
 from schedlab.processes import MaskedProcess
@@ -25,7 +26,8 @@ from schedlab.sampling.remask import remask
 from schedlab.sampling.sampler import State
 
 CALLS_PER_BATCH = 4
-ByItself = Callable[[Plan, SequenceIds, Tensor | None], State]
+ByItself = Callable[[Plan, Tensor], State]
+"""Runs a plan on the sequences of these rows."""
 
 
 @torch.inference_mode()
@@ -39,6 +41,7 @@ def sample_plans(
     work: Work | None = None,
     progress: Callable[[], None] = lambda: None,
     end_id: int | None = None,
+    padding_B: Tensor | None = None,
 ) -> Iterator[Sampled]:
     """Run plans on sequences; every (family, sequence) once, as soon as it is finished.
 
@@ -48,10 +51,22 @@ def sample_plans(
     Args:
         plans, denoisers, process, ids, prefix_BP, work, progress: as for `sample_events`.
         end_id: the end-of-text token, for policies that stop there.
+        padding_B: how many positions in front of every prefix are filled up and hidden from the
+            denoisers; for policies that decide by predictions.
+
+    Raises:
+        InputError: padding with a policy or a denoiser that takes none.
     """
     work = Work() if work is None else work
     events = [n for n, plan in enumerate(plans) if plan.policy.name not in OWN_LOOP]
     others = [n for n, plan in enumerate(plans) if plan.policy.name in OWN_LOOP]
+    if padding_B is not None:
+        for plan in plans:
+            if plan.policy.name not in COMMIT_POLICIES:
+                raise InputError(
+                    f"policy {plan.policy.name!r} takes no prompts of unequal length; use one that"
+                    " decides by predictions, or prompts of one length"
+                )
     if events:
         for found in sample_events(
             [plans[n] for n in events], denoisers, process, ids, prefix_BP, work=work,
@@ -59,10 +74,16 @@ def sample_plans(
         ):  # fmt: skip
             yield replace(found, plans=tuple(events[n] for n in found.plans))
 
-    def by_itself(plan: Plan, ids_b: SequenceIds, prefix_bP: Tensor | None) -> State:
-        if plan.policy.name in COMMIT_POLICIES:
-            return decode(plan, denoisers, process, ids_b, prefix_bP, work=work, end_id=end_id)
-        return remask(plan, denoisers, process, ids_b, prefix_bP, work=work)
+    def by_itself(plan: Plan, rows_b: Tensor) -> State:
+        ids_b = ids.pick(rows_b)
+        prefix_bP = None if prefix_BP is None else prefix_BP[rows_b]
+        if plan.policy.name not in COMMIT_POLICIES:
+            return remask(plan, denoisers, process, ids_b, prefix_bP, work=work)
+        padding_b = None if padding_B is None else padding_B[rows_b]
+        return decode(
+            plan, denoisers, process, ids_b, prefix_bP,
+            work=work, end_id=end_id, padding_B=padding_b,
+        )  # fmt: skip
 
     for family in families_of([plans[n] for n in others]):
         own = [others[n] for n in family]
@@ -72,24 +93,22 @@ def sample_plans(
             free = plan.length - (0 if prefix_BP is None else prefix_BP.shape[1])
             device = ids.seed_B.device
             size = min(size, rows_at_once(plan, process.vocab_size, free, denoisers, device))
-        yield from _family([plans[n] for n in own], own, by_itself, ids, prefix_BP, size, progress)
+        rows_B = torch.arange(len(ids), device=ids.seed_B.device)
+        batches = rows_B.split(size)
+        yield from _family([plans[n] for n in own], own, by_itself, batches, progress)
 
 
 def _family(
     plans: Sequence[Plan],
     places: Sequence[int],
     by_itself: ByItself,
-    ids: SequenceIds,
-    prefix_BP: Tensor | None,
-    size: int,
+    batches: Sequence[Tensor],
     progress: Callable[[], None],
 ) -> Iterator[Sampled]:
     """Plans that differ in the model schedule alone, batch after batch of sequences."""
-    device = ids.seed_B.device
     roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
-    for rows_b in torch.arange(len(ids), device=device).split(size):
-        prefix_bP = None if prefix_BP is None else prefix_BP[rows_b]
-        states = [by_itself(plan, ids.pick(rows_b), prefix_bP) for plan in plans]
+    for rows_b in batches:
+        states = [by_itself(plan, rows_b) for plan in plans]
         progress()
         forwards, heads, computed = (
             {role: _counted(states, role, name) for role in roles}

@@ -204,7 +204,7 @@ def test_padding_that_nobody_takes_is_refused(golden: Path) -> None:
         with pytest.raises(InputError, match=r"padding must be \(2,\) numbers in \[0, 3\)"):
             run(model, prompts, 8, 4, policy, padding_B=torch.tensor(padding))
     one = torch.tensor([1, 0])
-    with pytest.raises(InputError, match="shadows take no padding"):
+    with pytest.raises(InputError, match="take no padding"):
         run(model, prompts, 8, 4, PolicySpec(name="wino"), padding_B=one)
     config = TransformerConfig(
         vocab_size=12, mask_id=11, num_blocks=1, hidden_size=8, num_heads=2, max_length=8
