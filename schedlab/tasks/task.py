@@ -102,7 +102,7 @@ def last_number(text: str) -> str | None:
     found = _NUMBER.findall(text)
     if not found:
         return None
-    # As text: decimals would be rounded to a number of digits, and how long one is is up to models.
+    # As text: decimals are rounded to so many digits, and models may write more.
     whole, _, part = found[-1].lstrip("-").replace(",", "").partition(".")
     whole, part = whole.lstrip("0"), part.rstrip("0")
     value = f"{whole or 0}.{part}" if part else whole or "0"
