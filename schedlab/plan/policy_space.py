@@ -36,17 +36,18 @@ class Range:
     def spread(self, num: int) -> list[float]:
         """`num` values from low to high, even on the scale; fewer where whole ones coincide."""
         low, high = self._to(self.low), self._to(self.high)
-        shares = [j / (num - 1) if num > 1 else 0.5 for j in range(num)]
-        values = [self.back(low + share * (high - low)) for share in shares]
-        return sorted(set(values))
+        if num == 1:
+            return [self.back((low + high) / 2)]
+        inner = [self.back(low + j / (num - 1) * (high - low)) for j in range(1, num - 1)]
+        return sorted({self.low, *inner, self.high})
 
     def back(self, place: float) -> float:
         """The value at a place of the scale, within the range and rounded to 6 digits."""
         value = place
         if self.scale != "linear":
             value = math.exp(place) if self.scale == "log" else 1 - math.exp(place)
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.whole else float(f"{value:.6g}")
+        value = round(value) if self.whole else float(f"{value:.6g}")
+        return min(max(value, self.low), self.high)
 
     def _to(self, value: float) -> float:
         if self.scale == "linear":
