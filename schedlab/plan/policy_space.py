@@ -80,11 +80,13 @@ class PolicySpace:
         knob: `steps` where the plan's number of steps is it; None where there is none.
         others: parameters that a search tunes beside it, by name.
         in_blocks: whether it finishes blocks from left to right.
+        in_calls: whether the plan's steps are calls though they are not the knob.
     """
 
     knob: Knob | Literal["steps"] | None
     others: dict[str, Range] = field(default_factory=dict)
     in_blocks: bool = True
+    in_calls: bool = False
 
     @property
     def ranges(self) -> dict[str, Range]:
@@ -154,7 +156,8 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
     "wino": _knob("threshold", _CONFIDENCE, keep=Range(0.5, 0.99, "complement")),
     "dilated": PolicySpace(None),
     "prophet": PolicySpace(
-        Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0})
+        Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0}),
+        in_calls=True,
     ),
     "surelock": _steps(epsilon=Range(5e-4, 5e-2, "log"), share=Range(0.05, 1.0)),
     "p2": _steps(eta=Range(0.5, 2.0, "log")),
