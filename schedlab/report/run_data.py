@@ -35,19 +35,19 @@ class RunData:
         name: what to call the run (the folder's name).
         importance: None when nothing was analyzed.
         search: None when nothing was searched.
-        policies: None when no policies were searched.
         environment: None in folders from elsewhere; provenance is then thin.
         job: text of the job file, or None.
         digests: file name -> SHA-256 of the text it was read from.
+        policies: None when no policies were searched.
     """
 
     name: str
     importance: ImportanceFile | None = None
     search: SearchFile | None = None
-    policies: PolicyFile | None = None
     environment: EnvironmentFile | None = None
     job: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    policies: PolicyFile | None = None
 
     @property
     def main_light(self) -> str:
