@@ -462,7 +462,7 @@ def test_the_cosine_is_of_neighbours_predictions(denoisers) -> None:
             assert float(found_BK[b, i]) == pytest.approx(expected, abs=1e-12)
     plans = [
         plan_of("stdd", deviance=deviance, spatial=spatial, threshold=0.3, lowest=0.0)
-        for deviance, spatial in (("cosine", 0.0), ("confidence", 0.0), ("cosine", 30.0))
+        for deviance, spatial in (("cosine", 0.0), ("confidence", 0.0), ("cosine", 1e4))
     ]
     same, plain, other = (
         decode(plan, denoisers, PROCESS, ids_of(8)).usage["H"].forwards_B for plan in plans
