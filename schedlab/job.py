@@ -364,6 +364,8 @@ class Job(Record):
                 "policies.quality 'accuracy' and a [task] table belong together, got"
                 f" {table.quality!r} and {'a' if self.task else 'no'} task"
             )
+        if table.quality == "gen_ppl" and self.lab.scorer == "none":
+            raise InputError("policies.quality 'gen_ppl' needs a scorer; set lab.scorer")
         for where, names in (("names", table.names), ("tuned", table.tuned)):
             if len(set(names)) < len(names):
                 raise InputError(f"policies.{where} names one twice: {names}; name each once")
