@@ -40,6 +40,7 @@ Natural = Annotated[int, Field(ge=0)]
 Many = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
+Roles = Annotated[list[Role], Field(min_length=1)]
 
 # Sequences are addressed by (seed, index): what must be independent gets seeds apart.
 FRESH_SEED_OFFSET = 1_000_003
@@ -225,7 +226,7 @@ class PoliciesConfig(Record):
     points: Annotated[int, Field(ge=1, le=1_000)] = 8
     temperatures: Annotated[list[Temperature], Field(min_length=1)] | None = None
     block_lengths: Annotated[list[Natural], Field(min_length=1)] = [0]
-    schedules: Annotated[list[list[Role]], Field(min_length=1)] | None = None
+    schedules: Annotated[list[Roles], Field(min_length=1)] | None = None
     schedule_parts: Natural = 0
     roles: Annotated[list[Role], Field(min_length=1)] | None = None
     trials: Annotated[int, Field(ge=0, le=100_000)] = 60
@@ -366,19 +367,22 @@ class Job(Record):
             )
         if table.quality == "gen_ppl" and self.lab.scorer == "none":
             raise InputError("policies.quality 'gen_ppl' needs a scorer; set lab.scorer")
-        for where, names in (("names", table.names), ("tuned", table.tuned)):
-            if len(set(names)) < len(names):
-                raise InputError(f"policies.{where} names one twice: {names}; name each once")
+        for where in ("names", "tuned", "temperatures", "block_lengths", "schedules", "roles"):
+            found = getattr(table, where) or []
+            if any(one in found[:n] for n, one in enumerate(found)):
+                raise InputError(f"policies.{where} names one twice: {found}; name each once")
         if self.search.race_from is not None or self.search.max_cost is not None:
             raise InputError(
                 "search.race_from and search.max_cost are for searches over model schedules; leave"
                 " them out where there is a [policies] table"
             )
-        if table.schedule_parts > self.plan.num_steps:
-            raise InputError(
-                f"policies.schedule_parts must not exceed the {self.plan.num_steps} steps, got"
-                f" {table.schedule_parts}"
-            )
+        longest = max(map(len, table.schedules or []), default=0)
+        for where, parts in (("schedule_parts", table.schedule_parts), ("schedules", longest)):
+            if parts > self.plan.num_steps:
+                raise InputError(
+                    f"policies.{where} must not exceed the {self.plan.num_steps} steps, got"
+                    f" {parts} parts"
+                )
         if table.quality == "duel" and (table.temperatures or [self.plan.temperature]) != [1.0]:
             raise InputError(
                 "policies.quality 'duel' is the likelihood at temperature 1; set"

@@ -186,3 +186,135 @@ def test_paths_of_a_placed_job_mean_the_same_files_wherever_it_is_copied(tmp_pat
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "job.toml").write_text(dump_job(placed), encoding="utf-8")
     assert load_job(tmp_path / "elsewhere" / "job.toml") == placed
+
+
+# Searches over policies
+
+ALONE = {"denoisers": {"H": "bundled:sudoku"}, "tokenizer": "bundled:sudoku", "scorer": "none"}
+
+
+def policies_of(lab: dict = ALONE, **tables: dict) -> dict:
+    """A job over policies of a task, with one denoiser."""
+    return {"lab": lab, "task": {}, "policies": {}} | tables
+
+
+def test_policies_need_one_denoiser_and_schedules_two() -> None:
+    job = parse_job(policies_of())
+    assert job.policies is not None and job.policies.tuned == ["stdd"] and job.task is not None
+    with pytest.raises(InputError, match="plan.light: role 'L' has no denoiser"):
+        parse_job({"lab": ALONE})
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"policies": {"quality": "gen_ppl"}}, "'accuracy' and a .task. table belong together"),
+        ({"task": None}, "belong together, got 'accuracy' and no task"),
+        (
+            {"lab": LAB, "policies": None},
+            "task: is what a search over policies measures; add .policies.",
+        ),
+        ({"policies": {"names": ["threshold", "threshold"]}}, "policies.names names one twice"),
+        ({"policies": {"tuned": ["stdd", "stdd"]}}, "policies.tuned names one twice"),
+        ({"policies": {"temperatures": [1.0, 0.5, 1.0]}}, "policies.temperatures names one tw"),
+        ({"policies": {"schedules": [["H"], ["H"]]}}, "policies.schedules names one twice"),
+        ({"policies": {"names": ["treshold"]}}, "policies.names"),
+        ({"policies": {"names": []}}, "policies.names: .* at least 1 item"),
+        ({"policies": {"point": 3}}, "unknown key 'policies.point'; did you mean 'points'"),
+        ({"policies": {"points": 0}}, "policies.points"),
+        ({"policies": {"trials": -1}}, "policies.trials"),
+        ({"policies": {"repeats": 0}}, "policies.repeats"),
+        ({"policies": {"temperatures": []}}, "policies.temperatures"),
+        ({"policies": {"temperatures": [-0.1]}}, "policies.temperatures"),
+        ({"policies": {"block_lengths": [-1]}}, "policies.block_lengths"),
+        ({"policies": {"cost": "time"}}, "policies.cost"),
+        ({"policies": {"schedules": [["H", "Q"]]}}, "policies: role 'Q' has no denoiser"),
+        ({"policies": {"schedules": [[]]}}, "policies.schedules"),
+        ({"policies": {"roles": ["Q"]}}, "policies: role 'Q' has no denoiser"),
+        ({"policies": {"schedule_parts": 2}}, "plan.light: role 'L' has no denoiser"),
+        (
+            {"policies": {"schedule_parts": 51, "roles": ["H"]}},
+            "schedule_parts must not exceed the 50 steps, got 51",
+        ),
+        ({"policies": {"schedules": [["H"] * 51]}}, "must not exceed the 50 steps, got 51"),
+        ({"policies": {"parameters": {"stdd": {"window": [4]}}}}, "policies.parameters"),
+        ({"search": {"race_from": 16}}, "race_from and search.max_cost are for searches over mod"),
+        ({"search": {"max_cost": 0.5}}, "race_from and search.max_cost are for searches over mod"),
+        ({"search": {"num_sequences": 40}}, "search.num_sequences: .* positive multiple of 16"),
+        ({"task": {"scorer": "fuzzy"}}, "task.scorer"),
+        ({"task": {"sorce": "sudoku"}}, "unknown key 'task.sorce'; did you mean 'source'"),
+        (
+            {"task": None, "policies": {"quality": "duel", "temperatures": [0.5]}},
+            "likelihood at temperature 1",
+        ),
+        (
+            {"task": None, "policies": {"quality": "duel"}, "plan": {"temperature": 0.5}},
+            "likelihood at temperature 1",
+        ),
+    ],
+)
+def test_a_search_over_policies_that_makes_no_sense_is_one_line(
+    tables: dict, message: str
+) -> None:
+    data = {name: table for name, table in policies_of(**tables).items() if table is not None}
+    with pytest.raises(InputError, match=message) as caught:
+        parse_job(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_job_over_policies_reads_back_as_it_was(tmp_path: Path) -> None:
+    job = parse_job(
+        policies_of(
+            LAB | {"tokenizer": "bundled:sudoku", "scorer": "none"},
+            task={
+                "source": str(tmp_path / "items.jsonl"),
+                "template": 'Q: $q "quoted" \\ and\nnext',
+                "scorer": "regex",
+                "pattern": r"\\boxed\{(\d+)\}",
+            },
+            policies={
+                "names": ["threshold", "low_confidence"],
+                "tuned": ["stdd", "klass"],
+                "temperatures": [0.0, 1.0],
+                "block_lengths": [0, 8],
+                "schedules": [["H"], ["L", "H", "L"]],
+                "schedule_parts": 4,
+                "roles": ["L", "M"],
+                "parameters": {"stdd": {"window": 3, "fast": 0.5, "stop_at_end": True,
+                                        "confidence": "drawn"}, "klass": {}},
+            },
+            output={"folder": str(tmp_path / "run"), "pick": "budget=0.5"},
+        )
+    )  # fmt: skip
+    path = write(tmp_path, dump_job(job))
+    assert load_job(path) == job
+    parameters = load_job(path).policies.parameters["stdd"]
+    assert [type(value) for value in parameters.values()] == [int, float, bool, str]
+
+
+def test_the_source_of_a_task_is_relative_to_the_job_file(tmp_path: Path) -> None:
+    text = '[lab]\ndenoisers = { H = "bundled:sudoku" }\nscorer = "none"\n[policies]\n[task]\n'
+    job = load_job(write(tmp_path, text + 'source = "items.jsonl"\n'))
+    assert job.task is not None and job.task.source == str(tmp_path / "items.jsonl")
+    embedded = load_job(write(tmp_path, text))
+    assert embedded.task is not None and embedded.task.source == "sudoku"
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {},
+        {"task": None, "policies": {"quality": "duel"}},
+        {"task": None, "policies": {"quality": "gen_ppl"}, "search": {"prefix_length": 4}},
+    ],
+)
+def test_no_item_or_text_is_used_for_choosing_and_for_measuring_again(tables: dict) -> None:
+    table = {"num_sequences": 48, "fresh_sequences": 32} | tables.get("search", {})
+    data = policies_of(**tables | {"search": table})
+    job = parse_job({name: values for name, values in data.items() if values is not None})
+    used = [
+        {block.first + j for block in blocks for j in range(block.size)}
+        for blocks in (job.blocks(), job.fresh_blocks())
+    ]
+    assert [len(numbers) for numbers in used] == [48, 32] and used[0].isdisjoint(used[1])
+    assert {block.seed for block in job.blocks()}.isdisjoint(b.seed for b in job.fresh_blocks())

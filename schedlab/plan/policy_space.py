@@ -36,17 +36,18 @@ class Range:
     def spread(self, num: int) -> list[float]:
         """`num` values from low to high, even on the scale; fewer where whole ones coincide."""
         low, high = self._to(self.low), self._to(self.high)
-        shares = [j / (num - 1) if num > 1 else 0.5 for j in range(num)]
-        values = [self.back(low + share * (high - low)) for share in shares]
-        return sorted(set(values))
+        if num == 1:
+            return [self.back((low + high) / 2)]
+        inner = [self.back(low + j / (num - 1) * (high - low)) for j in range(1, num - 1)]
+        return sorted({self.low, *inner, self.high})
 
     def back(self, place: float) -> float:
         """The value at a place of the scale, within the range and rounded to 6 digits."""
         value = place
         if self.scale != "linear":
             value = math.exp(place) if self.scale == "log" else 1 - math.exp(place)
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.whole else float(f"{value:.6g}")
+        value = round(value) if self.whole else float(f"{value:.6g}")
+        return min(max(value, self.low), self.high)
 
     def _to(self, value: float) -> float:
         if self.scale == "linear":
@@ -80,12 +81,14 @@ class PolicySpace:
         others: parameters that a search tunes beside it, by name.
         in_blocks: whether it finishes blocks from left to right.
         choices: parameters that are one of a few words.
+        in_calls: whether the plan's steps are calls though they are not the knob.
     """
 
     knob: Knob | Literal["steps"] | None
     others: dict[str, Range] = field(default_factory=dict)
     in_blocks: bool = True
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    in_calls: bool = False
 
     @property
     def ranges(self) -> dict[str, Range]:
@@ -157,7 +160,8 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
     "wino": _knob("threshold", _CONFIDENCE, keep=Range(0.5, 0.99, "complement")),
     "dilated": PolicySpace(None),
     "prophet": PolicySpace(
-        Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0})
+        Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0}),
+        in_calls=True,
     ),
     "surelock": _steps(epsilon=Range(5e-4, 5e-2, "log"), share=Range(0.05, 1.0)),
     "p2": _steps(eta=Range(0.5, 2.0, "log")),

@@ -77,25 +77,40 @@ class PlanSpace:
 
     def block_lengths(self, name: PolicyName) -> list[int | None]:
         """Block lengths that are looked at; None for policies without blocks."""
-        return [*self.table.block_lengths] if space_of(name).in_blocks else [None]
+        if not space_of(name).in_blocks:
+            return [None]
+        fixed = self._fixed(name).get("block_length")
+        return [*self.table.block_lengths] if fixed is None else [int(fixed)]
 
     def steps(self, block_length: int | None) -> list[int]:
         """Numbers of steps of a sweep: multiples of the blocks, at most a call per token."""
+        known = self.all_steps(block_length)
+        spread = Range(1, len(known), "log", whole=True).spread(self.table.points)
+        return [known[round(value) - 1] for value in spread]
+
+    def all_steps(self, block_length: int | None) -> range:
+        """All multiples of the blocks that a sweep may choose from."""
         most = self.job.plan.num_steps
-        blocks = 1 if block_length is None else self._num_blocks(block_length)
         if block_length is not None:
             most = min(most, self.num_free)
+        blocks = self._num_blocks(block_length)
+        return range(blocks, most + 1, blocks)
+
+    def _num_blocks(self, block_length: int | None) -> int:
+        if block_length is None:
+            return 1
+        size = min(block_length or self.num_free, self.num_free)
+        blocks, most = -(-self.num_free // size), self.job.plan.num_steps
         if most < blocks:
             raise InputError(
-                f"plan.num_steps {self.job.plan.num_steps} must be at least the {blocks} blocks of"
-                f" block_length {block_length}"
+                f"plan.num_steps {most} must be at least the {blocks} blocks of block_length"
+                f" {block_length}"
             )
-        spread = Range(1, most // blocks, "log", whole=True).spread(self.table.points)
-        return [blocks * round(value) for value in spread]
+        return blocks
 
-    def _num_blocks(self, block_length: int) -> int:
-        size = min(block_length or self.num_free, self.num_free)
-        return -(-self.num_free // size)
+    def _fixed(self, name: PolicyName) -> Mapping[str, Scalar]:
+        """Parameters of a policy that the job fixes."""
+        return self.table.parameters.get(name, {})
 
     def plan(
         self,
@@ -108,16 +123,17 @@ class PlanSpace:
         num_steps: int | None = None,
     ) -> Plan:
         """One plan; the job's fixed parameters go before these."""
-        shared = self.job.plan
-        values = dict(parameters) | self.table.parameters.get(name, {})
+        shared, space = self.job.plan, space_of(name)
+        values = {**parameters, **self._fixed(name)}
         if block_length is not None:
             values["block_length"] = block_length
         values |= self._for_likelihood(name)
+        if num_steps is None:
+            blocks = self._num_blocks(block_length) if space.in_calls else 1
+            num_steps = shared.num_steps // blocks * blocks
         return Plan(
             length=shared.length,
-            model_schedule=ModelSchedule.from_assignment(
-                schedule, shared.num_steps if num_steps is None else num_steps
-            ),
+            model_schedule=ModelSchedule.from_assignment(schedule, num_steps),
             policy=PolicySpec(name=name, parameters=values),
             decoding=Decoding(temperature=temperature, top_p=shared.top_p),
         )
@@ -157,7 +173,7 @@ class PlanSpace:
         if knob == "steps":
             for num_steps in self.steps(block_length):
                 yield num_steps, {}, num_steps
-        elif isinstance(knob, Knob):
+        elif isinstance(knob, Knob) and not knob.parameters.keys() <= self._fixed(name).keys():
             for value in knob.range.spread(self.table.points):
                 yield value, knob.at(value), None
         else:

@@ -25,7 +25,7 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState
 
-from schedlab.errors import SchedlabError
+from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Plan
 from schedlab.plan.plan import PolicyName, Scalar
 from schedlab.plan.policy_space import Knob, Range, space_of
@@ -108,9 +108,8 @@ class TuningSpace:
         block_length = values.get("block_length", self.plans.block_lengths(self.name)[0])
         num_steps = None
         if "steps" in values:  # the nearest that spreads evenly over the blocks
-            steps = self.plans.steps(block_length)
+            steps = self._many_enough(self.plans.all_steps(block_length))
             num_steps = min(steps, key=lambda known: abs(math.log(known / values["steps"])))
-            num_steps = max(num_steps, self._parts)
         heavy = self.plans.job.plan.heavy
         return self.plans.plan(
             self.name,
@@ -130,8 +129,8 @@ class TuningSpace:
             points = [knob.at(value) for value in spread]
         elif knob == "steps":
             steps = self.plans.steps(self.plans.block_lengths(self.name)[0])
-            points = [{"steps": value} for value in steps if value >= self._parts]
-        found = []
+            points = [{"steps": value} for value in self._many_enough(steps)]
+        found: list[dict[str, Any]] = []
         for point in points:
             values: dict[str, Any] = {}
             for name, range_ in self.ranges.items():
@@ -142,7 +141,19 @@ class TuningSpace:
             for name, distribution in self.distributions.items():
                 if isinstance(distribution, CategoricalDistribution):
                     values[name] = distribution.choices[0]
-            found.append(values | {name: point[name] for name in point if name == "steps"})
+            values |= {name: point[name] for name in point if name == "steps"}
+            if values not in found:  # points may differ in what the job fixes alone
+                found.append(values)
+        return found
+
+    def _many_enough(self, steps: Sequence[int]) -> list[int]:
+        """Numbers of steps that are at least as many as the schedule has parts."""
+        found = [value for value in steps if value >= self._parts]
+        if not found:
+            raise InputError(
+                f"policies.schedule_parts {self._parts}: policy {self.name!r} has"
+                f" {max(steps)} steps at most here; ask for fewer parts"
+            )
         return found
 
 

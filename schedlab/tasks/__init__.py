@@ -69,7 +69,12 @@ class TrainingItems:
         if config.source in EMBEDDED:
             return cls(config)
         _check_source(config)
-        return cls(config, read_items(config))
+        items = read_items(config)
+        if len(items) < 2:
+            raise InputError(
+                f"{config.source}: holds 1 item, which is kept for validation; add some"
+            )
+        return cls(config, items)
 
     def train(self, first: int, num: int, seed: int) -> list[Item]:
         """Items `first` to `first + num` of an endless line of training items: every one of an

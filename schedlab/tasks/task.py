@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
 from schedlab.errors import InputError
@@ -18,7 +17,7 @@ from schedlab.plan.task_config import ScorerName
 Answer = Callable[[str], str | None]
 """The answer that a text gives, None where it gives none."""
 
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def last_number(text: str) -> str | None:
     found = _NUMBER.findall(text)
     if not found:
         return None
-    try:
-        value = Decimal(found[-1].replace(",", ""))
-    except InvalidOperation:
-        return None
-    return format(value.normalize() + 0, "f")  # + 0: no -0
+    # As text: decimals are rounded to so many digits, and models may write more.
+    whole, _, part = found[-1].lstrip("-").replace(",", "").partition(".")
+    whole, part = whole.lstrip("0"), part.rstrip("0")
+    value = f"{whole or 0}.{part}" if part else whole or "0"
+    return f"-{value}" if found[-1].startswith("-") and value != "0" else value

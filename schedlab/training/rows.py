@@ -17,6 +17,8 @@ from schedlab.text import Tokenizer
 from schedlab.text.corpora import Corpus
 from schedlab.training.batches import windows_of_step
 
+_SPOKEN_FOR = 16
+
 
 class Rows(Protocol):
     """Rows of one length, the same for the same step."""
@@ -103,7 +105,9 @@ class TaskRows:
         known = [*(items.file or valid)]
         given = encode_prompts(known, tokenizer, where=where).tokens_NP.shape[1]
         held_out_SL = encode_rows(valid, tokenizer, prompt=given, length=length, where=where)
-        content = [[item.prompt, item.answer] for item in known]
+        # Of an embedded task a few speak for all: how many are measured is no part of a run.
+        spoken_for = items.file or items.valid(_SPOKEN_FOR)
+        content = [[item.prompt, item.answer] for item in spoken_for]
         fingerprint = sha256_text(canonical_json([items.config.model_dump(), content]))
         return cls(items, tokenizer, held_out_SL, given, fingerprint)
 
