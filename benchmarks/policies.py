@@ -11,6 +11,7 @@ policies commit little at a time, which is dearest.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import common
@@ -42,29 +43,67 @@ class Timed:
         """Of the network."""
         return self.model.spec
 
-    def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+    @property
+    def reads_before(self) -> bool:
+        """Of the network."""
+        return self.model.reads_before
+
+    @property
+    def kept_width(self) -> int:
+        """Of the network."""
+        return self.model.kept_width
+
+    def features(self, *given: Any) -> Tensor:
         """Of the network, timed."""
+        return self._timed(self.model.features, *given)
+
+    def logits(self, *given: Any) -> Tensor:
+        """Of the network, timed."""
+        return self._timed(self.model.logits, *given)
+
+    def trunk(self, *given: Any) -> Tensor:
+        """Of the network, timed."""
+        return self._timed(self.model.trunk, *given)
+
+    def logits_at(self, *given: Any) -> Tensor:
+        """Of the network, timed."""
+        return self._timed(self.model.logits_at, *given)
+
+    def features_with_shadows(self, *given: Any) -> Tensor:
+        """Of the network, timed."""
+        return self._timed(self.model.features_with_shadows, *given)
+
+    def refresh(self, *given: Any) -> Tensor:
+        """Of the network, timed."""
+        return self._timed(self.model.refresh, *given)
+
+    def kept_logits(self, *given: Any) -> Tensor:
+        """Of the network, timed."""
+        return self._timed(self.model.kept_logits, *given)
+
+    def _timed(self, part: Callable[..., Tensor], *given: Any) -> Tensor:
         begin = time.perf_counter()
-        found = self.model.trunk(z_BL, t_B)
+        found = part(*given)
         self.seconds += time.perf_counter() - begin
         return found
 
-    def logits_at(self, trunk: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
-        """Of the network, timed."""
-        begin = time.perf_counter()
-        found = self.model.logits_at(trunk, row_N, position_N)
-        self.seconds += time.perf_counter() - begin
-        return found
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in COMMIT_POLICIES},
+    "stdd, cosine": ("stdd", {"deviance": "cosine"}),
+    "low_confidence, dual cache": ("low_confidence", {"cache": "dual"}),
+}
 
 
-def run(name: str, temperature: float, sizes: dict[str, Any]) -> dict[str, float]:
+def run(variant: str, temperature: float, sizes: dict[str, Any]) -> dict[str, float]:
     """Seconds inside the network and outside, and calls."""
     model = Timed(random_network(**sizes))
+    name, parameters = VARIANTS[variant]
     length = sizes["length"]
     plan = Plan(
         length=length,
         model_schedule=ModelSchedule.parse(f"H{BLOCK}"),
-        policy=PolicySpec(name=name, parameters={"block_length": BLOCK}),
+        policy=PolicySpec(name=name, parameters={"block_length": BLOCK, **parameters}),
         decoding=Decoding(temperature=temperature),
     )
     process = MaskedProcess(model.spec.vocab_size, model.spec.mask_id)
@@ -94,7 +133,7 @@ def main() -> None:
     setting = common.described()
     rows = []
     for temperature in (0.0, 1.0):
-        for name in options.only or COMMIT_POLICIES:
+        for name in options.only or VARIANTS:
             with OwnProcess() as process:
                 found = [
                     process.call(run, name, temperature, sizes) for _ in range(options.repeats)

@@ -365,6 +365,8 @@ class Job(Record):
                 "policies.quality 'accuracy' and a [task] table belong together, got"
                 f" {table.quality!r} and {'a' if self.task else 'no'} task"
             )
+        if table.quality == "gen_ppl" and self.lab.scorer == "none":
+            raise InputError("policies.quality 'gen_ppl' needs a scorer; set lab.scorer")
         for where in ("names", "tuned", "temperatures", "block_lengths", "schedules", "roles"):
             found = getattr(table, where) or []
             if any(one in found[:n] for n, one in enumerate(found)):

@@ -27,6 +27,12 @@ def test_the_job_example_is_a_job() -> None:
     assert parse_job(tomllib.loads(example)).plan.light == "L"
 
 
+def test_the_policy_search_example_is_a_job() -> None:
+    (example,) = blocks(ROOT / "docs" / "policy-search.md", "toml")
+    job = parse_job(tomllib.loads(example))
+    assert job.policies is not None and job.task is not None
+
+
 def test_the_training_example_is_a_training_job() -> None:
     example, derived = blocks(ROOT / "docs" / "training.md", "toml")
     assert validate(TrainJob, tomllib.loads(example), where="training.md").kind == "denoiser"

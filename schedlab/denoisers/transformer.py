@@ -226,7 +226,8 @@ class Transformer(Network):
             raise InputError("a causal network predicts the next token: it denoises nothing")
         length = (z_BA if kept_BLF is None else kept_BLF).shape[1]
         self.check_length(length)
-        x_BAD = self._embedded(z_BA, position_BA)
+        # Fillers stand behind the sequence: what is computed there is kept nowhere.
+        x_BAD = self._embedded(z_BA, position_BA.clamp(max=length - 1))
         rotary = self._rotary(length, x_BAD)
         blocks = cast(list[Block], self.blocks)
         return refreshed(blocks, self.norm, x_BAD, rotary, kept_BLF, position_BA)

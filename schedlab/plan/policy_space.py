@@ -80,12 +80,14 @@ class PolicySpace:
         knob: `steps` where the plan's number of steps is it; None where there is none.
         others: parameters that a search tunes beside it, by name.
         in_blocks: whether it finishes blocks from left to right.
+        choices: parameters that are one of a few words.
         in_calls: whether the plan's steps are calls though they are not the knob.
     """
 
     knob: Knob | Literal["steps"] | None
     others: dict[str, Range] = field(default_factory=dict)
     in_blocks: bool = True
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     in_calls: bool = False
 
     @property
@@ -130,19 +132,21 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
         epsilon=Range(0.001, 0.1, "log"),
         stable_calls=Range(1, 3, whole=True),
     ),
-    "stdd": _knob(
-        "threshold",
-        _CONFIDENCE,
-        temporal=Range(-1.5, 1.5),
-        spatial=Range(-1.0, 1.0),
-        window=Range(2, 6, whole=True),
-        neighbours=Range(0, 6, whole=True),
-        lowest=Range(0.1, 0.6),
-        fast=Range(0.5, 1.0),
-        slow=Range(1.0, 1.3),
-        fast_calls=Range(1, 4, whole=True),
-        fast_quantile=Range(0.0, 1.0),
-        unseen_spread=Range(0.0, 0.4),
+    "stdd": PolicySpace(
+        Knob(_CONFIDENCE, {"threshold": 1.0}),
+        {
+            "temporal": Range(-1.5, 1.5),
+            "spatial": Range(-1.0, 1.0),
+            "window": Range(2, 6, whole=True),
+            "neighbours": Range(0, 6, whole=True),
+            "lowest": Range(0.1, 0.6),
+            "fast": Range(0.5, 1.0),
+            "slow": Range(1.0, 1.3),
+            "fast_calls": Range(1, 4, whole=True),
+            "fast_quantile": Range(0.0, 1.0),
+            "unseen_spread": Range(0.0, 0.4),
+        },
+        choices={"deviance": ("confidence", "cosine")},
     ),
     "dream_threshold": _steps(threshold=_CONFIDENCE),
     "slowfast": _knob(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from schedlab.errors import InputError
 
-Statistic = Literal["margin", "gap", "entropy", "divergence"]
+Statistic = Literal["margin", "gap", "entropy", "divergence", "products"]
 History = Mapping[str, Tensor]
 """What a policy remembers of the active block, by name, (B, ...); new blocks start anew."""
 
@@ -44,6 +44,8 @@ class CommitView:
         entropy_BK: of the prediction, in nats, where it was asked for.
         divergence_BK: KL of the prediction from that of the call before, in nats, infinite at the
             first call of a block, where it was asked for.
+        products_BKK: inner products of the predicted probabilities at pairs of positions, 0 where
+            either was not predicted, where they were asked for.
         call_B: calls that the block had before this one.
         num_calls: calls that a block is to be finished in, by the plan's steps.
         masks_B: masks that it had at its first call.
@@ -58,6 +60,7 @@ class CommitView:
     gap_BK: Tensor | None
     entropy_BK: Tensor | None
     divergence_BK: Tensor | None
+    products_BKK: Tensor | None
     call_B: Tensor
     num_calls: int
     masks_B: Tensor
@@ -129,6 +132,11 @@ class CommitPolicy:
 
         if self.shadowed and self.keeps:
             raise InputError(f"cache {self.cache!r}: shadows are computed anew at every call")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """`needs`, where they do not hang on parameters."""
+        return self.needs
 
     @property
     def keeps(self) -> bool:

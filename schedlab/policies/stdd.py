@@ -19,6 +19,7 @@ from schedlab.policies.commit import (
     CommitView,
     Decision,
     History,
+    Statistic,
     with_best,
 )
 
@@ -31,8 +32,10 @@ class Stdd(CommitPolicy):
         threshold: thr_0.
         temporal: a, weight of TV_i, the standard deviation of c_i over the last `window` calls
             (`unseen_spread` until that many were made).
-        spatial: b, weight of SD_i, c_i minus the mean of its masked neighbours up to
+        spatial: b, weight of SD_i: how the position stands out among its masked neighbours up to
             `neighbours` positions away.
+        deviance: what SD_i is: "confidence", c_i minus the mean of theirs, with its sign; or
+            "cosine", 1 minus the cosine of its predicted probabilities and the mean of theirs.
         lowest, highest: what the threshold is clipped to.
         fast: factor of tokens with the same argmax for `fast_calls` calls whose spread, once it is
             seen, is within the `fast_quantile` smallest of the block's masked positions.
@@ -43,6 +46,7 @@ class Stdd(CommitPolicy):
     threshold: float = 0.9
     temporal: float = 0.5
     spatial: float = 0.2
+    deviance: str = "confidence"
     window: int = 4
     neighbours: int = 2
     lowest: float = 0.3
@@ -60,8 +64,15 @@ class Stdd(CommitPolicy):
                 "window must be positive and neighbours not negative, got"
                 f" {self.window} and {self.neighbours}"
             )
+        if self.deviance not in ("confidence", "cosine"):
+            raise InputError(f"deviance must be 'confidence' or 'cosine', got {self.deviance!r}")
         if not 0 <= self.fast_quantile <= 1:
             raise InputError(f"fast_quantile must be in [0, 1], got {self.fast_quantile}")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Predictions of neighbours are compared for the cosine only."""
+        return ("products",) if self.deviance == "cosine" else ()
 
     def start(self, masked_BK: Tensor) -> History:
         """Nothing seen yet."""
@@ -83,7 +94,7 @@ class Stdd(CommitPolicy):
         same_BK = torch.where(view.token_BK == past["token"], past["same"] + 1, 1)
         is_seen_BK = seen_BK >= self.window
         spread_BK = torch.where(is_seen_BK, last_BKW.std(dim=-1, correction=0), self.unseen_spread)
-        stands_out_BK = now_BK - self._around(now_BK, view.masked_BK)
+        stands_out_BK = self._stands_out(now_BK, view)
         threshold_BK = self.threshold + self.temporal * spread_BK - self.spatial * stands_out_BK
         threshold_BK = threshold_BK.clamp(self.lowest, self.highest)
         of_masks_BK = spread_BK.masked_fill(~view.masked_BK, torch.nan)
@@ -97,6 +108,22 @@ class Stdd(CommitPolicy):
             "same": same_BK,
         }
         return Decision(with_best(now_BK >= threshold_BK, view), history)
+
+    def _stands_out(self, now_BK: Tensor, view: CommitView) -> Tensor:
+        """SD_i; 0 where there are no masked neighbours."""
+        if view.products_BKK is None:
+            return now_BK - self._around(now_BK, view.masked_BK)
+        # p_i . m and |m|^2 of the neighbours' sum m, from inner products alone.
+        place_K = torch.arange(now_BK.shape[1], device=now_BK.device)
+        apart_KK = (place_K[:, None] - place_K).abs()
+        near_KK = (apart_KK <= self.neighbours) & (apart_KK > 0)
+        near_BKK = (near_KK & view.masked_BK[:, None]).double()
+        both_BKK = near_BKK @ view.products_BKK  # m_i . p_j
+        inner_BK = both_BKK.diagonal(dim1=1, dim2=2)
+        squares_BK = (both_BKK * near_BKK).sum(dim=-1)
+        own_BK = view.products_BKK.diagonal(dim1=1, dim2=2)
+        cosine_BK = inner_BK / (own_BK * squares_BK).clamp(min=1e-30).sqrt()
+        return torch.where(squares_BK > 0, 1.0 - cosine_BK, 0.0)
 
     def _around(self, now_BK: Tensor, masked_BK: Tensor) -> Tensor:
         """Mean confidence of masked neighbours; the position's own where it has none."""

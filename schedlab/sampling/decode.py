@@ -57,7 +57,7 @@ def rows_at_once(
     """Sequences that `decode` should take at once, for what it keeps of them to stay small."""
     policy = commit_policy(plan.policy.name, plan.policy.parameters)
     most = _MOST_KEPT
-    if "divergence" in policy.needs:
+    if {"divergence", "products"}.intersection(policy.statistics):
         most = most // (policy.block_size(free) * vocab_size)
     if policy.keeps and denoisers is not None:
         times = 2 if policy.guidance else 1
@@ -173,6 +173,7 @@ class _Call:
     gap_RK: Tensor
     entropy_RK: Tensor
     divergence_RK: Tensor
+    products_RKK: Tensor | None
     nats_RK: Tensor
     computed_R: Tensor
 
@@ -240,7 +241,7 @@ class _Run:
         zeros_B = torch.zeros(B, dtype=torch.int64, device=device)
         masked_BK = torch.ones((B, size), dtype=torch.bool, device=device)
         log_q_BKV = None
-        if "divergence" in policy.needs:
+        if "divergence" in policy.statistics:
             log_q_BKV = torch.zeros((B, size, process.vocab_size), device=device)
         return cls(
             plan=plan,
@@ -281,6 +282,9 @@ class _Run:
         def filled(value: float) -> Tensor:
             return torch.full(shape, value, dtype=torch.float64, device=device)
 
+        products_RKK = None
+        if "products" in self.policy.statistics:
+            products_RKK = filled(0.0)[..., None].repeat(1, 1, shape[1])
         return _Call(
             rows_R=rows_R,
             place_RK=place_RK,
@@ -294,6 +298,7 @@ class _Run:
             gap_RK=filled(0.0),
             entropy_RK=filled(0.0),
             divergence_RK=filled(torch.inf),
+            products_RKK=products_RKK,
             nats_RK=filled(0.0),
             computed_R=torch.zeros_like(rows_R),
         )
@@ -319,6 +324,11 @@ class _Run:
             z_rL = z_rL.clone()
             z_rL[:, : self.first] = self.process.mask_id
             blind = self._logits(call, own_r, denoiser, role, z_rL, t_r, self.kept_blind)
+        q_rKV = None
+        if call.products_RKK is not None:
+            q_rKV = torch.zeros(
+                (*call.place_RK[own_r].shape, self.process.vocab_size), device=z_rL.device
+            )
         row_N, place_N = call.asked_RK[own_r].nonzero(as_tuple=True)
         for row_C, place_C in head_chunks(row_N, place_N, self.process, z_rL.device):
             position_C = call.place_RK[own_r[row_C], place_C]
@@ -328,7 +338,9 @@ class _Run:
                 logits_CV = blind_CV + (self.policy.guidance + 1.0) * (logits_CV - blind_CV)
             at = own_r[row_C], place_C
             self._choose(call, at, rows_r[row_C], position_C, logits_CV, role)
-            self._measure(call, at, rows_r[row_C], logits_CV)
+            self._measure(call, at, rows_r[row_C], logits_CV, q_rKV, row_C)
+        if call.products_RKK is not None and q_rKV is not None:
+            call.products_RKK[own_r] = (q_rKV @ q_rKV.transpose(1, 2)).double()
 
     def _logits(
         self,
@@ -413,7 +425,13 @@ class _Run:
             call.judged_RK[at] = torch.where(is_masked_C, scores_CV.argmax(dim=-1), token_C)
 
     def _measure(
-        self, call: _Call, at: tuple[Tensor, Tensor], rows_C: Tensor, logits_CV: Tensor
+        self,
+        call: _Call,
+        at: tuple[Tensor, Tensor],
+        rows_C: Tensor,
+        logits_CV: Tensor,
+        q_rKV: Tensor | None,
+        row_C: Tensor,
     ) -> None:
         """Statistics: of all ids, and in the precision of the logits, as the published rules."""
         temperature, top_p = self.plan.decoding.temperature, self.plan.decoding.top_p
@@ -423,15 +441,17 @@ class _Run:
             log_q_CV = logits_CV.log_softmax(dim=-1)
         judged_C1 = call.judged_RK[at][:, None]
         call.confidence_RK[at] = log_q_CV.gather(1, judged_C1)[:, 0].double().exp()
-        if "margin" in self.policy.needs:
+        if "margin" in self.policy.statistics:
             top_C2 = log_q_CV.topk(2, dim=-1).values.double().exp()
             call.margin_RK[at] = top_C2[:, 0] - top_C2[:, 1]
-        if "gap" in self.policy.needs:
+        if "gap" in self.policy.statistics:
             top_C2 = log_q_CV.topk(2, dim=-1).values.double()
             call.gap_RK[at] = top_C2[:, 0] - top_C2[:, 1]
-        if "entropy" in self.policy.needs:
+        if "entropy" in self.policy.statistics:
             q_CV = log_q_CV.exp()
             call.entropy_RK[at] = -(q_CV * (q_CV + 1e-10).log()).sum(dim=-1).double()
+        if q_rKV is not None:
+            q_rKV[row_C, at[1]] = log_q_CV.float().exp()
         if self.log_q_BKV is not None:
             where = rows_C, at[1]
             moved_CV = log_q_CV.exp() * (log_q_CV - self.log_q_BKV[where])
@@ -453,6 +473,7 @@ class _Run:
                 gap_BK=call.gap_RK,
                 entropy_BK=call.entropy_RK,
                 divergence_BK=call.divergence_RK,
+                products_BKK=call.products_RKK,
                 call_B=self.call_B[rows_R],
                 num_calls=self.num_calls,
                 masks_B=self.masks_B[rows_R],

@@ -60,7 +60,20 @@ class PlanSpace:
     def reference(self) -> Plan:
         """What all is compared with: the plan of `[plan]`, heavy at every step."""
         shared = self.job.plan
-        return shared.plan(ModelSchedule.constant(shared.heavy, shared.num_steps))
+        plan = shared.plan(ModelSchedule.constant(shared.heavy, shared.num_steps))
+        spec = plan.policy
+        parameters = spec.parameters | self._for_likelihood(spec.name)
+        return Plan(
+            length=plan.length,
+            model_schedule=plan.model_schedule,
+            policy=PolicySpec(name=spec.name, parameters=parameters),
+            decoding=plan.decoding,
+        )
+
+    def _for_likelihood(self, name: PolicyName) -> dict[str, Scalar]:
+        """For an exact likelihood positions must not hang on what is drawn."""
+        exact = self.table.quality == "duel" and space_of(name).in_blocks
+        return {"confidence": "likeliest"} if exact else {}
 
     def block_lengths(self, name: PolicyName) -> list[int | None]:
         """Block lengths that are looked at; None for policies without blocks."""
@@ -114,8 +127,7 @@ class PlanSpace:
         values = {**parameters, **self._fixed(name)}
         if block_length is not None:
             values["block_length"] = block_length
-        if self.table.quality == "duel" and space.in_blocks:
-            values["confidence"] = "likeliest"  # positions must not hang on what is drawn
+        values |= self._for_likelihood(name)
         if num_steps is None:
             blocks = self._num_blocks(block_length) if space.in_calls else 1
             num_steps = shared.num_steps // blocks * blocks

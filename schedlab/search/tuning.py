@@ -78,12 +78,19 @@ class TuningSpace:
             for name, values in choices.items()
             if len(values) > 1
         }
+        found |= {name: CategoricalDistribution(words) for name, words in self._choices.items()}
         if space_of(self.name).knob == "steps":
             most = self.plans.job.plan.num_steps
             found["steps"] = IntDistribution(max(1, self._parts), most, log=True)
         for part in range(self._parts):
             found[f"part_{part:02d}"] = CategoricalDistribution(self.plans.roles)
         return found
+
+    @property
+    def _choices(self) -> dict[str, tuple[str, ...]]:
+        fixed = self.plans.table.parameters.get(self.name, {})
+        known = space_of(self.name).choices
+        return {name: words for name, words in known.items() if name not in fixed}
 
     @property
     def _parts(self) -> int:
@@ -97,6 +104,7 @@ class TuningSpace:
             if range_.scale == "complement":
                 value = 1 - value
             parameters[name] = int(value) if range_.whole else float(f"{value:.6g}")
+        parameters |= {name: values[name] for name in self._choices}
         block_length = values.get("block_length", self.plans.block_lengths(self.name)[0])
         num_steps = None
         if "steps" in values:  # the nearest that spreads evenly over the blocks

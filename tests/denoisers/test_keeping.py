@@ -23,8 +23,10 @@ V, L, B = 11, 9, 5
 def network(kind: str) -> Network:
     sizes = {"vocab_size": V, "mask_id": V - 1, "hidden_size": 16, "max_length": L}
     model: Network
-    if kind == "bundled":
-        model = Transformer(TransformerConfig(num_blocks=3, num_heads=2, **sizes))
+    if kind in ("bundled", "bundled, learned positions"):
+        learned = kind != "bundled"
+        config = TransformerConfig(num_blocks=3, num_heads=2, learned_positions=learned, **sizes)
+        model = Transformer(config)
     else:
         model = GatedTransformer(
             GatedConfig(
@@ -38,7 +40,7 @@ def network(kind: str) -> Network:
     return model.double().requires_grad_(False).eval()
 
 
-KINDS = ["bundled", "llada", "dream"]
+KINDS = ["bundled", "bundled, learned positions", "llada", "dream"]
 
 
 def tokens(seed: int = 1) -> torch.Tensor:

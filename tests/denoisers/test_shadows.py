@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -25,14 +27,17 @@ def gated(num_blocks: int, **values) -> Network:
     return model
 
 
-def bundled(num_blocks: int) -> Network:
+def bundled(num_blocks: int, *, learned: bool = False) -> Network:
     config = TransformerConfig(
         vocab_size=V, mask_id=MASK, num_blocks=num_blocks, hidden_size=16, num_heads=2,
-        max_length=L,
+        max_length=L, learned_positions=learned,
     )  # fmt: skip
     model = Transformer(config).double().requires_grad_(False)
     model.init_weights(torch.Generator().manual_seed(0))
     return model
+
+
+learned = partial(bundled, learned=True)
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def tokens() -> torch.Tensor:
     return torch.randint(0, V, (3, L), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("build", [gated, bundled])
+@pytest.mark.parametrize("build", [gated, bundled, learned])
 def test_a_sequence_does_not_see_its_shadows(build, tokens) -> None:
     model = build(3)
     place = torch.tensor([[2, 3, 4, 5], [0, 1, 2, 3], [8, -1, -1, -1]])
@@ -49,7 +54,7 @@ def test_a_sequence_does_not_see_its_shadows(build, tokens) -> None:
     assert torch.allclose(found[:, :L], model.features(tokens), atol=1e-12)
 
 
-@pytest.mark.parametrize("build", [gated, bundled])
+@pytest.mark.parametrize("build", [gated, bundled, learned])
 @pytest.mark.parametrize("place", [0, 4, L - 1])
 def test_in_one_block_a_shadow_is_its_token_masked(build, tokens, place: int) -> None:
     """Deeper ones hear of the token through others, and so they do through shifted neighbours."""

@@ -20,6 +20,7 @@ from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy
 from schedlab.policies.commit import CommitView, best
+from schedlab.policies.stdd import Stdd
 from schedlab.processes import MaskedProcess
 from schedlab.results.record import RoleCost
 from schedlab.results.seed_block import SeedBlock
@@ -275,6 +276,7 @@ def view_of(confidence, entropy=None, divergence=None, masked=None, **values) ->
         "gap_BK": None,
         "entropy_BK": entropy,
         "divergence_BK": divergence,
+        "products_BKK": None,
         "call_B": torch.zeros(len(confidence_BK), dtype=torch.int64),
         "num_calls": 8,
         "masks_B": masked_BK.sum(-1),
@@ -437,6 +439,35 @@ def test_dreams_threshold_keeps_within_the_share() -> None:
         commit_BK = policy.commit(view).commit_BK
         assert commit_BK[0].nonzero().flatten().tolist() == chosen
         masked = masked & ~commit_BK
+
+
+def test_the_cosine_is_of_neighbours_predictions(denoisers) -> None:
+    """From inner products alone, against the formula written out; and through the loop."""
+    generator = torch.Generator().manual_seed(0)
+    p_BKV = torch.rand(2, 7, 5, generator=generator, dtype=torch.float64)
+    masked_BK = torch.tensor([[True] * 7, [True, False, True, True, False, False, True]])
+    p_BKV = p_BKV / p_BKV.sum(-1, keepdim=True) * masked_BK[..., None]
+    view = view_of(p_BKV.amax(-1), masked=masked_BK, products_BKK=p_BKV @ p_BKV.transpose(1, 2))
+    policy = Stdd(deviance="cosine", neighbours=2)
+    found_BK = policy._stands_out(view.confidence_BK, view)
+    for b in range(2):
+        for i in range(7):
+            near = [j for j in range(max(0, i - 2), min(7, i + 3)) if j != i and masked_BK[b, j]]
+            if not masked_BK[b, i]:
+                continue
+            expected = 0.0
+            if near:
+                mean_V = p_BKV[b, near].mean(0)
+                expected = 1 - float(torch.cosine_similarity(p_BKV[b, i], mean_V, dim=0))
+            assert float(found_BK[b, i]) == pytest.approx(expected, abs=1e-12)
+    plans = [
+        plan_of("stdd", deviance=deviance, spatial=spatial, threshold=0.3, lowest=0.0)
+        for deviance, spatial in (("cosine", 0.0), ("confidence", 0.0), ("cosine", 1e4))
+    ]
+    same, plain, other = (
+        decode(plan, denoisers, PROCESS, ids_of(8)).usage["H"].forwards_B for plan in plans
+    )
+    assert same.tolist() == plain.tolist() != other.tolist()
 
 
 def test_prophet_commits_all_once_the_gap_is_large() -> None:

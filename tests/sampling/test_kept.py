@@ -172,6 +172,7 @@ def view_of(confidence, divergence, masked, judged=None) -> CommitView:
         gap_BK=None,
         entropy_BK=None,
         divergence_BK=torch.tensor([divergence], dtype=torch.float64),
+        products_BKK=None,
         call_B=torch.tensor([5]),
         num_calls=6,
         masks_B=torch.tensor([6]),
