@@ -224,8 +224,9 @@ def check_provenance(root: Element, file: PolicyFile) -> None:
 
 def test_every_cost_has_an_axis() -> None:
     for cost, label in figures.AXIS.items():
-        file = policies(cost=cost)
-        figure = figures.frontiers(RunData("costs", policies=file))
+        file = policies()
+        setting = file.setting.model_copy(update={"cost": cost})
+        figure = figures.frontiers(run_of(setting=setting))
         assert figure is not None and label
         assert all(cost in row.estimates for row in file.fresh)
 

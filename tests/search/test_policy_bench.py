@@ -21,7 +21,7 @@ COORDINATE = st.one_of(
 POINTS = st.lists(st.tuples(COORDINATE, COORDINATE), min_size=1, max_size=12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(POINTS, COORDINATE, COORDINATE)
 def test_the_area_of_a_set_is_its_hypervolume(
     points: list[tuple[float, float]], worst: float, dearest: float
@@ -53,7 +53,7 @@ def by_loop(at: float, losses: list[float], costs: list[float]) -> float:
     return losses[order[-1]]
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(POINTS, COORDINATE)
 def test_the_loss_at_a_cost_is_interpolated(points: list[tuple[float, float]], at: float) -> None:
     losses, costs = (list(column) for column in zip(*points, strict=True))
