@@ -238,6 +238,7 @@ def test_policies_need_one_denoiser_and_schedules_two() -> None:
         ),
         ({"policies": {"schedules": [["H"] * 51]}}, "must not exceed the 50 steps, got 51"),
         ({"policies": {"parameters": {"stdd": {"window": [4]}}}}, "policies.parameters"),
+        ({"task": None, "policies": {"quality": "gen_ppl"}}, "needs a scorer; set lab.scorer"),
         ({"search": {"race_from": 16}}, "race_from and search.max_cost are for searches over mod"),
         ({"search": {"max_cost": 0.5}}, "race_from and search.max_cost are for searches over mod"),
         ({"search": {"num_sequences": 40}}, "search.num_sequences: .* positive multiple of 16"),
@@ -305,7 +306,12 @@ def test_the_source_of_a_task_is_relative_to_the_job_file(tmp_path: Path) -> Non
     [
         {},
         {"task": None, "policies": {"quality": "duel"}},
-        {"task": None, "policies": {"quality": "gen_ppl"}, "search": {"prefix_length": 4}},
+        {
+            "lab": ALONE | {"scorer": "bundled:scorer"},
+            "task": None,
+            "policies": {"quality": "gen_ppl"},
+            "search": {"prefix_length": 4},
+        },
     ],
 )
 def test_no_item_or_text_is_used_for_choosing_and_for_measuring_again(tables: dict) -> None:

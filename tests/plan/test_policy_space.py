@@ -68,6 +68,16 @@ def test_defaults_lie_within_what_is_looked_at(name: PolicyName) -> None:
         assert range_.low <= float(defaults[parameter]) <= range_.high, parameter  # type: ignore[arg-type]
 
 
+def test_words_are_accepted_and_the_first_is_what_a_policy_does_by_default() -> None:
+    """Sweeps and seeds take the first."""
+    for name, space in POLICY_SPACES.items():
+        for parameter, words in space.choices.items():
+            assert words[0] == default_parameters(name)[parameter] and len(words) > 1
+            for word in words:
+                check_policy(PolicySpec(name=name, parameters={parameter: word}))
+    assert any(space.choices for space in POLICY_SPACES.values())
+
+
 def test_whether_steps_are_the_knob_is_whether_steps_are_calls() -> None:
     """But for two: `prophet`'s thresholds say how many of its calls it leaves out, and
     `dream_threshold` commits at most the even share of the steps, in calls not known before."""

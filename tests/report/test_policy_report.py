@@ -150,7 +150,8 @@ def test_picks_are_told_by_their_fresh_values_beside_the_reference(quality: str)
         fresh = file.fresh_row(file.picks[pick])
         assert fresh is not None
         assert f"at {percent(fresh.cost.value)} of the reference's cost" in finding.text
-        assert "low_confidence with 28 steps" in finding.detail
+        policy = "low_confidence" + " (confidence likeliest)" * (quality == "duel")
+        assert f"The reference, {policy} with 28 steps" in finding.detail
     without = run_of(quality, picks={}, matched=())
     assert findings(without) == ()
 

@@ -133,7 +133,10 @@ def policies_job(
     """A job over policies: 36 positions, a reference of 28 steps, 16 sequences and 16 fresh."""
     data: dict[str, Any] = {
         "job": {"seed": seed},
-        "lab": {"denoisers": {"H": "h"} | ({"L": "l"} if lights else {}), "scorer": "none"},
+        "lab": {
+            "denoisers": {"H": "h"} | ({"L": "l"} if lights else {}),
+            "scorer": "bundled:scorer" if quality == "gen_ppl" else "none",
+        },
         "plan": {"length": 36, "num_steps": MOST} | (plan or {}),
         "search": {"num_sequences": 16, "block_size": 8} | (search or {}),
         "policies": {"names": ["threshold"], "tuned": [], "points": 5, "quality": quality,
