@@ -347,7 +347,7 @@ def measure(
         config = load_job(task).task or config
     with TemporaryDirectory() as store:
         found = measure_plan(plan, config, num, store=store, first=first, seed=seed, device=device)
-    names = ("accuracy", "forwards", "block_forwards", "seconds")
+    names = ("accuracy", "forwards", "block_forwards", "flops_total", "seconds")
     shown = {name: found.estimates[name] for name in names}
     rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
     _show(shown, _table(rows), as_json=as_json)

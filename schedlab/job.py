@@ -32,6 +32,7 @@ from schedlab.plan.importance_config import ImportanceConfig
 from schedlab.plan.lab_config import LabConfig
 from schedlab.plan.model_schedule import MAX_STEPS
 from schedlab.plan.plan import MAX_LENGTH, PolicyName, Role, Scalar
+from schedlab.plan.policy_space import POLICY_SPACES
 from schedlab.plan.task_config import TaskConfig
 from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
 
@@ -383,10 +384,45 @@ class Job(Record):
                     f"policies.{where} must not exceed the {self.plan.num_steps} steps, got"
                     f" {parts} parts"
                 )
-        if table.quality == "duel" and (table.temperatures or [self.plan.temperature]) != [1.0]:
+        is_plain = (table.temperatures or [self.plan.temperature]) == [1.0]
+        if table.quality == "duel" and not (is_plain and self.plan.top_p == 1):
             raise InputError(
-                "policies.quality 'duel' is the likelihood at temperature 1; set"
-                " plan.temperature = 1"
+                "policies.quality 'duel' is the likelihood at temperature 1 and top-p 1; set"
+                " plan.temperature = 1 and leave plan.top_p out"
+            )
+        if self.task is not None and self.search.prefix_length:
+            raise InputError(
+                "search.prefix_length: a task's prompts are what is given; leave it out"
+            )
+        searched = dict.fromkeys((*table.names, *table.tuned))
+        if unknown := sorted(table.parameters.keys() - searched.keys()):
+            raise InputError(
+                f"policies.parameters: {unknown[0]!r} is in neither policies.names nor tuned"
+            )
+        self._check_cost(table, list(searched))
+
+    def _check_cost(self, table: PoliciesConfig, searched: list[PolicyName]) -> None:
+        """Refuse to count calls where one call costs more than another."""
+        if table.cost in ("flops_total", "seconds"):
+            return
+        uneven = [name for name in searched if not POLICY_SPACES[name].even_calls]
+        for name, parameters in (
+            *table.parameters.items(),
+            (self.plan.policy.name, self.plan.policy.parameters),
+        ):
+            if parameters.get("cache", "none") != "none":
+                uneven.append(name)
+        mixed = table.schedule_parts > 0 or any(len(set(s)) > 1 for s in table.schedules or [])
+        several = mixed or len({s[0] for s in table.schedules or [[""]]}) > 1
+        if uneven:
+            raise InputError(
+                f"policies.cost {table.cost!r}: calls of {uneven[0]!r} with its shadows, locks or"
+                " cache are no unit; use flops_total or seconds"
+            )
+        if several and table.cost == "forwards":
+            raise InputError(
+                "policies.cost 'forwards': denoisers of several model schedules differ; use"
+                " block_forwards, flops_total or seconds"
             )
 
     def _roles(self) -> list[tuple[str, Role]]:

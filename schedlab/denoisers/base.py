@@ -142,6 +142,20 @@ def partwise(denoiser: Denoiser) -> PartwiseDenoiser:
     return Whole(denoiser)
 
 
+def shadowing(denoiser: Denoiser) -> ShadowDenoiser:
+    """The denoiser itself where it takes shadows.
+
+    Raises:
+        InputError: it takes none.
+    """
+    if not isinstance(denoiser, ShadowDenoiser):
+        raise InputError(
+            f"denoiser {type(denoiser).__name__} has no features_with_shadows, which the policy"
+            " needs; give it one, leave lab.compile out, or choose another policy"
+        )
+    return denoiser
+
+
 def takes_padding(denoiser: Denoiser) -> bool:
     """Whether its trunk takes `padding_BL`."""
     trunk = getattr(denoiser, "trunk", None)

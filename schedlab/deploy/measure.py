@@ -47,14 +47,18 @@ def measure_plan(
     if n < 2 or first < 0:
         raise InputError(f"items must be at least 2 from a place on, got {n} from {first}")
     player = load_plan(plan_file, device=device)
+    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
     asked = load_task(task, first + n)
-    tokens = encode_prompts(asked.items, player.tokenizer, where=f"task {asked.name}")
+    # As long as those that the plan was measured with: blocks lie where they lay then.
+    prefix = int(str(file.provenance.get("prefix_length", 0))) or None
+    where = f"task {asked.name}"
+    tokens = encode_prompts(asked.items, player.tokenizer, length=prefix, where=where)
     lab = Lab(
         denoisers=player.denoisers,
         process=player.process,
         tokenizer=player.tokenizer,
         scorer=None,
-        precision=_precision(plan_file),
+        precision=file.precision,
         device=player.device,
     )
     (found,) = evaluate(
@@ -65,8 +69,3 @@ def measure_plan(
         prompts=Prompts.of(tokens.tokens_NP, asked, tokens.padding_N),
     )
     return found
-
-
-def _precision(plan_file: PlanFile | str | os.PathLike[str]) -> str:
-    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
-    return file.precision

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from schedlab.denoisers.base import takes_padding
+from schedlab.denoisers.base import keeping, shadowing, takes_padding
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
@@ -32,7 +32,7 @@ from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.metrics.duel import check_has_likelihood, has_random_order, scored
 from schedlab.metrics.samples import FloatArray
 from schedlab.plan import Plan, families_of
-from schedlab.policies import OWN_LOOP, check_policy
+from schedlab.policies import COMMIT_POLICIES, OWN_LOOP, check_policy, commit_policy
 from schedlab.results.measurement import DUEL_NATS, DUEL_TOKENS, Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
@@ -126,8 +126,9 @@ def run_missing(
             progress(said, total)
 
     told(0)
-    for group, group_blocks in _groups(missing):
-        # A price of its own for every group: forwards of other lengths cost something else.
+    for group, group_blocks in _groups(missing, lab, prompts):
+        # A price of its own for every group: forwards of other lengths, with shadows, locks or a
+        # cache cost something else.
         priced = work or Work()
         if isinstance(prompts, HeldOut):
             records = _likelihoods(group, group_blocks, identities, lab, prompts, priced)
@@ -172,17 +173,27 @@ def _task_of(prompts: Given | None) -> Task | None:
 
 
 def _groups(
-    missing: Sequence[tuple[Plan, SeedBlock]],
+    missing: Sequence[tuple[Plan, SeedBlock]], lab: Lab, prompts: Given | None
 ) -> Iterator[tuple[tuple[Plan, ...], tuple[SeedBlock, ...]]]:
-    """What is sampled together: plans of one length, and the blocks that all of them miss."""
-    plans_of: dict[tuple[int, SeedBlock], list[Plan]] = {}
+    """What is sampled together, and the blocks that all of it misses: plans of one length, but
+    those of policies with their own loop share no forwards, so each family is by itself."""
+    plans_of: dict[tuple[int, str, bool, SeedBlock], list[Plan]] = {}
     for plan, block in missing:
-        plans_of.setdefault((plan.length, block), []).append(plan)
+        family = plan.family_digest if plan.policy.name in OWN_LOOP else ""
+        key = (plan.length, family, _hides_padding(plan, lab, prompts), block)
+        plans_of.setdefault(key, []).append(plan)
     blocks_of: dict[tuple[Plan, ...], list[SeedBlock]] = {}
-    for (_, block), plans in plans_of.items():
+    for (*_, block), plans in plans_of.items():
         blocks_of.setdefault(tuple(plans), []).append(block)
     for group, blocks in blocks_of.items():
         yield group, tuple(blocks)
+
+
+def _hides_padding(plan: Plan, lab: Lab, prompts: Given | None) -> bool:
+    """Whether prompts are filled up and all denoisers of a plan can look away from it."""
+    if not isinstance(prompts, Prompts) or prompts.padding_N is None:
+        return False
+    return all(takes_padding(lab.denoisers[role]) for role in plan.model_schedule.roles)
 
 
 def _run_group(
@@ -228,14 +239,12 @@ def _run_group(
 def _padding(
     plans: Sequence[Plan], blocks: Sequence[SeedBlock], lab: Lab, prompts: Prompts | None
 ) -> torch.Tensor | None:
-    """Positions of every sequence that are hidden, (B,), where there are any and all denoisers can
-    hide them."""
-    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
-    if prompts is None or not all(takes_padding(lab.denoisers[role]) for role in roles):
+    """Positions of every sequence that are hidden, (B,); of a group all hide them or none."""
+    if prompts is None or not _hides_padding(plans[0], lab, prompts):
         return None
     found = [prompts.padding_of_block(block) for block in blocks]
     known = [padding_B for padding_B in found if padding_B is not None]
-    return torch.from_numpy(np.concatenate(known)).to(lab.device) if known else None
+    return torch.from_numpy(np.concatenate(known)).to(lab.device)
 
 
 def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | None) -> float:
@@ -247,11 +256,13 @@ def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | Non
         if family[0].policy.name in OWN_LOOP:  # these share no beginnings
             for plan in family:
                 cost = expected_cost(
-                    plan, role_costs(plan, lab.denoisers), prefix_length=prefix_length
+                    plan,
+                    role_costs(plan, lab.denoisers, prefix_length),
+                    prefix_length=prefix_length,
                 )
                 total += sum(cost.forwards.values())
             continue
-        costs = role_costs(family[0], lab.denoisers)
+        costs = role_costs(family[0], lab.denoisers, prefix_length)
         cost = expected_cost(family[0], costs, prefix_length=prefix_length)
         per_step = sum(cost.forwards.values()) / family[0].num_steps
         total += per_step * sum(steps_to_run(family).values())
@@ -312,7 +323,7 @@ def _records(
                 )
                 for role in own
             },
-            costs=role_costs(plans[n], lab.denoisers),
+            costs=role_costs(plans[n], lab.denoisers, prefix_length),
             seconds=sum(
                 (seconds.get(role, 0.0) * forwards[role][n] for role in own), np.zeros(block.size)
             ).tolist(),
@@ -352,12 +363,15 @@ def _likelihoods(
     for block in blocks:
         tokens_SL = texts.of_block(block)
         for plan in plans:
+            own = Work()
             bound, asked = scored(
                 plan, lab.denoisers, lab.process, tokens_SL,
                 prefix_length=texts.prefix_length, end_id=lab.tokenizer.eot_id,
-                device=lab.device, work=work, seeds=block,
+                device=lab.device, work=own, seeds=block,
             )  # fmt: skip
-            seconds = _prices(work)
+            seconds = _prices(own)
+            for role in own.forwards:
+                work.add(role, own.forwards[role], own.calls[role], own.seconds[role])
             yield BlockRecord(
                 identity=identities[plan, block],
                 prefix_length=texts.prefix_length,
@@ -376,7 +390,7 @@ def _likelihoods(
                     )
                     for role, found in asked.items()
                 },
-                costs=role_costs(plan, lab.denoisers),
+                costs=role_costs(plan, lab.denoisers, texts.prefix_length),
                 seconds=sum(
                     (seconds.get(role, 0.0) * found.forwards_S for role, found in asked.items()),
                     np.zeros(block.size),
@@ -414,17 +428,45 @@ def _check(
             "intervals need at least 2 sequences, got one seed block of 1; add blocks"
         )
     for plan in plans:
-        check_roles(plan, lab.denoisers)
-        check_policy(plan.policy)
-        if plan.length > lab.max_length:
-            raise InputError(
-                f"a plan's length must be at most the {lab.max_length} that the denoisers were"
-                f" trained for, got {plan.length}; lower length"
-            )
-        if isinstance(prompts, HeldOut) and not has_random_order(plan):
+        check_plan(plan, lab, prompts)
+
+
+def check_plan(plan: Plan, lab: Lab, prompts: Given | None) -> None:
+    """Refuse a plan that cannot be evaluated, before anything is run.
+
+    Raises:
+        InputError: it does not fit the lab or the prompts, or its policy asks for what a denoiser
+            cannot do.
+    """
+    check_roles(plan, lab.denoisers)
+    check_policy(plan.policy)
+    if plan.length > lab.max_length:
+        raise InputError(
+            f"a plan's length must be at most the {lab.max_length} that the denoisers were"
+            f" trained for, got {plan.length}; lower length"
+        )
+    if isinstance(prompts, HeldOut):
+        if not has_random_order(plan):
             check_has_likelihood(plan)
-        if prompts is not None and prompts.prefix_length >= plan.length:
+        if plan.policy.parameters.get("stop_at_end"):
             raise InputError(
-                f"a prefix must be shorter than the plan's length {plan.length}, got"
-                f" {prompts.prefix_length} tokens; shorten it"
+                f"policy {plan.policy}: with stop_at_end held-out texts can be impossible,"
+                " which has no mean; leave it out"
             )
+    if plan.policy.name in COMMIT_POLICIES:
+        policy = commit_policy(plan.policy.name, plan.policy.parameters)
+        for role in plan.model_schedule.roles:
+            if policy.shadowed:
+                shadowing(lab.denoisers[role])
+            if policy.keeps:
+                keeping(lab.denoisers[role], role)
+        if _hides_padding(plan, lab, prompts) and (policy.shadowed or policy.keeps):
+            raise InputError(
+                f"policy {plan.policy}: shadows, locks and caches take no prompts of unequal"
+                " length"
+            )
+    if prompts is not None and prompts.prefix_length >= plan.length:
+        raise InputError(
+            f"a prefix must be shorter than the plan's length {plan.length}, got"
+            f" {prompts.prefix_length} tokens; shorten it"
+        )

@@ -26,13 +26,15 @@ from schedlab.results.record import RoleCost
 FloatArray = NDArray[np.float64]
 
 
-def role_costs(plan: Plan, denoisers: Mapping[str, Denoiser]) -> dict[str, RoleCost]:
-    """Price of a request to each denoiser that the plan uses; with the shadows of policies that
-    have them a request is of a longer sequence, at most by a block of the whole text."""
+def role_costs(
+    plan: Plan, denoisers: Mapping[str, Denoiser], prefix_length: int = 0
+) -> dict[str, RoleCost]:
+    """Price of a request to each denoiser that the plan uses, behind so many given positions; with
+    the shadows of policies that have them a request is of a sequence longer by a block."""
     length, costs = plan.length, {}
     if plan.policy.name in COMMIT_POLICIES:
         policy = commit_policy(plan.policy.name, plan.policy.parameters)
-        length += policy.block_size(plan.length) if policy.shadowed else 0
+        length += policy.block_size(plan.length - prefix_length) if policy.shadowed else 0
     for role in plan.model_schedule.roles:
         spec = denoisers[role].spec
         costs[role] = RoleCost(

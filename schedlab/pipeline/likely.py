@@ -56,5 +56,7 @@ def events_of(run: Run, prefix_length: int) -> float:
     """Expected forwards of one plan on one sequence."""
     table = run.job.plan
     plan = table.plan(ModelSchedule.constant(table.heavy, table.num_steps))
-    cost = expected_cost(plan, role_costs(plan, run.lab.denoisers), prefix_length=prefix_length)
+    cost = expected_cost(
+        plan, role_costs(plan, run.lab.denoisers, prefix_length), prefix_length=prefix_length
+    )
     return cost.forwards[table.heavy]

@@ -20,6 +20,7 @@ from schedlab.denoisers.cost import forward_flops
 from schedlab.deploy import export
 from schedlab.deploy.runtime import run_plan
 from schedlab.errors import InputError
+from schedlab.evaluation.evaluate import check_plan
 from schedlab.evaluation.evaluator import Evaluator
 from schedlab.evaluation.lab import Lab, build_lab
 from schedlab.evaluation.prompts import Given, HeldOut, Prompts
@@ -54,7 +55,7 @@ from schedlab.results.importance_file import ImportanceFile
 from schedlab.sampling.compiled import Compiled
 from schedlab.search.additive import StepCosts, step_costs
 from schedlab.search.bench import Bench
-from schedlab.search.policies import PolicyContext, search_policies
+from schedlab.search.policies import PolicyContext, first_plans, search_policies
 from schedlab.search.proposals import propose
 from schedlab.search.run import Context, search
 from schedlab.tasks import Task, load_task
@@ -227,12 +228,15 @@ def policies_stage(run: Run) -> None:
     write_environment(run, with_corpus=run.needs_corpus)
     known = len(table.names) * table.points + len(table.tuned) * table.repeats * table.trials
     folder.expect(known * len(job.blocks()))
+    prefix_length = prompts.prefix_length if prompts is not None else 0
+    for plan in first_plans(job, prefix_length):
+        check_plan(plan, lab, prompts)
     with contextlib.closing(run.evaluator()) as evaluator:
         file = search_policies(
             job,
             evaluator,
             PolicyContext(
-                prefix_length=prompts.prefix_length if prompts is not None else 0,
+                prefix_length=prefix_length,
                 defaults={name: default_parameters(name) for name in table.tuned},
                 task=prompts.task.name if isinstance(prompts, Prompts) and prompts.task else "",
                 scorer=lab.scorer_name,

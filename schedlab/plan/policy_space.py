@@ -9,7 +9,7 @@ Ranges are the papers' where they give any, and ours [O] beyond.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from schedlab.errors import InputError
@@ -81,6 +81,7 @@ class PolicySpace:
         others: parameters that a search tunes beside it, by name.
         in_blocks: whether it finishes blocks from left to right.
         choices: parameters that are one of a few words.
+        even_calls: whether all its calls are alike: not with shadows or locks.
         in_calls: whether the plan's steps are calls though they are not the knob.
     """
 
@@ -89,6 +90,7 @@ class PolicySpace:
     in_blocks: bool = True
     choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
     in_calls: bool = False
+    even_calls: bool = True
 
     @property
     def ranges(self) -> dict[str, Range]:
@@ -157,13 +159,17 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
         window=Range(1, 4, whole=True),
         variance=Range(0.1, 4.0, "log"),
     ),
-    "wino": _knob("threshold", _CONFIDENCE, keep=Range(0.5, 0.99, "complement")),
+    "wino": replace(
+        _knob("threshold", _CONFIDENCE, keep=Range(0.5, 0.99, "complement")), even_calls=False
+    ),
     "dilated": PolicySpace(None),
     "prophet": PolicySpace(
         Knob(Range(0.5, 12.0, "log"), {"early": 3.0, "middle": 2.0, "late": 1.0}),
         in_calls=True,
     ),
-    "surelock": _steps(epsilon=Range(5e-4, 5e-2, "log"), share=Range(0.05, 1.0)),
+    "surelock": replace(
+        _steps(epsilon=Range(5e-4, 5e-2, "log"), share=Range(0.05, 1.0)), even_calls=False
+    ),
     "p2": _steps(eta=Range(0.5, 2.0, "log")),
     "remdm_cap": _steps(in_blocks=False, eta=Range(0.001, 0.1, "log")),
     "remdm_rescale": _steps(in_blocks=False, eta=Range(0.001, 0.1, "log")),

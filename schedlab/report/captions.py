@@ -66,11 +66,21 @@ def policy_facts(file: PolicyFile) -> str:
         if setting.quality == "gen_ppl"
         else ""
     )
+    temperatures = sorted({row.plan.decoding.temperature for row in file.rows})
+    decoding = ", ".join(f"{value:g}" for value in temperatures)
+    tuned = sum(row.curve.tuned for row in file.rows)
+    effort = (
+        f" Tuned: {setting.trials} proposals in each of {setting.repeats} searches, {tuned}"
+        " different plans with the sweep's values; everything else has its knob swept and is as it"
+        " is by default."
+        if tuned
+        else ""
+    )
     return (
         f"{task}n = {setting.fresh_sequences} sequences per plan, fresh seed"
         f" {setting.fresh_seed} (search: {setting.num_sequences}, seed {setting.seed});"
-        f" {setting.length} tokens{given}, {one_line(setting.precision)}{scorer}. Intervals:"
-        f" {BOOTSTRAP}."
+        f" {setting.length} tokens{given}, {one_line(setting.precision)}, temperature {decoding},"
+        f" top-p {setting.top_p:g}{scorer}. Intervals: {BOOTSTRAP}, given the plans.{effort}"
     )
 
 

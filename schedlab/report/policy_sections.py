@@ -34,9 +34,12 @@ def sections(run: RunData) -> list[Section]:
         return []
     blocks: list[Block | None] = [
         Paragraph(
-            "Every policy ran on the same prompts and random numbers, with the same stop rule."
-            " Policies are compared as curves at equal cost: each one's own knob is swept, and"
-            " what was tuned was tuned on other sequences than those shown here." + _ours(file)
+            "Every policy ran on the same prompts and random numbers. Policies are compared as"
+            " curves at equal cost: each one's own knob is swept, and what was tuned was tuned on"
+            " other sequences than those shown here." + _ours(file) + " One training seed per"
+            " denoiser: intervals cover sequences, neither training nor the luck of a search (the"
+            " table gives every search by itself), and nothing corrects for comparing with"
+            " several."
         ),
         figures.frontiers(run),
         _families(file),
@@ -64,7 +67,12 @@ def key_numbers(file: PolicyFile) -> list[KeyNumber]:
             KeyNumber(
                 f"{words}: {file.row(digest).plan.policy.name}",
                 f"{percent(1 - fresh.cost.value)} saved",
-                f"{figures.SHOWN[file.setting.quality][1].split(' (')[0]} {interval(quality)}",
+                f"{figures.SHOWN[file.setting.quality][1].split(' (')[0]} {interval(quality)}"
+                + (
+                    f", entropy {interval(fresh.estimates['entropy'])}"
+                    if file.setting.quality == "gen_ppl"
+                    else ""
+                ),
             )
         )
     return found
@@ -94,42 +102,38 @@ def _ours(file: PolicyFile) -> str:
 
 def _families(file: PolicyFile) -> Table:
     worst, dearest = file.setting.reference_point
+    known = {row.digest: row for row in file.fresh}
+    # The dearest plan of a front has its lowest loss on the search's sequences: no new choice.
     best = {
-        family.family: min(
-            (row.loss.value for row in file.fresh if row.digest in family.digests), default=None
-        )
+        family.family: known[family.digests[-1]]
         for family in file.families
+        if family.digests and family.digests[-1] in known
     }
     rows = sorted(file.families, key=lambda family: -family.hypervolume.value)
     return Table(
         name="families",
         title="Fronts by policy",
         caption="Plans that were on a policy's front on the search's sequences, measured on fresh"
-        f" ones. Hypervolume: area between them and the point (loss {number(worst)}, cost"
-        f" {number(dearest)} of the reference); larger is better. A policy with more settings"
-        " tried has more chances on the search's sequences, none on fresh ones. "
+        " ones, in the order in which they were chosen: a plan that turns out worse than a cheaper"
+        f" one is not exchanged for it. Hypervolume: area between them and the point (loss"
+        f" {number(worst)}, cost {number(dearest)} of the reference); larger is better. "
         + policy_facts(file),
         columns=(
             Column("policy"),
             Column("plans on its front", numeric=True),
             Column("hypervolume", numeric=True),
-            Column(f"lowest {LOSSES[file.setting.quality]}", numeric=True),
+            Column(f"{LOSSES[file.setting.quality]} of its dearest plan", numeric=True),
         ),
         rows=tuple(
             (
-                Cell(row.family),
+                Cell(figures.shown_name(row.family, file)),
                 Cell(str(len(row.digests)), float(len(row.digests))),
                 _cell(row.hypervolume),
-                Cell("") if best[row.family] is None else _number(best[row.family]),
+                _cell(best[row.family].loss) if row.family in best else Cell(""),
             )
             for row in rows
         ),
     )
-
-
-def _number(value: float | None) -> Cell:
-    assert value is not None, "checked"
-    return Cell(number(value), value)
 
 
 def _matched(file: PolicyFile) -> Table | None:
@@ -137,10 +141,11 @@ def _matched(file: PolicyFile) -> Table | None:
         return None
     return Table(
         name="matched-table",
-        title="Tuned against swept at equal cost",
+        title="Tuned policies against others at equal cost",
         caption="Differences in loss and hypervolume, paired by sequence; below zero in loss and"
         " above zero in hypervolume the tuned policy is better. 'All' is the front of all searches"
-        " together. " + policy_facts(file),
+        " together. Plans cheaper than all of the other's compare with nothing and are left out. "
+        + policy_facts(file),
         columns=(
             Column("tuned"),
             Column("search"),
@@ -153,8 +158,8 @@ def _matched(file: PolicyFile) -> Table | None:
             (
                 Cell(one.family),
                 Cell("all" if one.repeat is None else str(one.repeat + 1)),
-                Cell(one.against),
-                Cell(str(len(one.digests)), float(len(one.digests))),
+                Cell(figures.shown_name(one.against, file)),
+                Cell(f"{len(one.digests)} of {len(one.digests) + one.cheaper}"),
                 Cell("no overlap") if one.mean_difference is None else _cell(one.mean_difference),
                 _cell(one.hypervolume_difference),
             )
@@ -165,6 +170,12 @@ def _matched(file: PolicyFile) -> Table | None:
 
 def _plans(file: PolicyFile) -> Table:
     quality, _ = figures.SHOWN[file.setting.quality]
+    # Gen-PPL never without what it could be bought with.
+    beside = (
+        (("entropy", "entropy (nats)"), ("distinct_2", "distinct-2"), ("self_bleu", "self-BLEU"))
+        if file.setting.quality == "gen_ppl"
+        else ()
+    )
     by_digest = {row.digest: row for row in reversed(file.rows)}
     rows = sorted(file.fresh, key=lambda row: row.cost.value)
     return Table(
@@ -176,6 +187,7 @@ def _plans(file: PolicyFile) -> Table:
             Column("schedule"),
             Column("temperature", numeric=True),
             Column(quality.replace("_", " "), numeric=True),
+            *(Column(heading, numeric=True) for _, heading in beside),
             Column(AXIS[file.setting.cost], numeric=True),
             Column("share of the reference", numeric=True),
         ),
@@ -183,8 +195,9 @@ def _plans(file: PolicyFile) -> Table:
             (
                 Cell(one_line(str(by_digest[row.digest].plan.policy), max_length=_LONGEST)),
                 Cell(one_line(str(by_digest[row.digest].plan.model_schedule), max_length=80)),
-                _number(by_digest[row.digest].plan.decoding.temperature),
+                Cell(f"{by_digest[row.digest].plan.decoding.temperature:g}"),
                 _cell(row.estimates[quality]),
+                *(_cell(row.estimates[name]) for name, _ in beside),
                 _cell(row.estimates[file.setting.cost]),
                 _cell(row.cost),
             )

@@ -71,7 +71,8 @@ def _subtitle(run: RunData) -> str:
         parts.append(f"{run.importance.setting.num_sequences} held-out texts analyzed")
     if run.policies is not None:
         names = {row.curve.policy for row in run.policies.rows}
-        parts.append(f"{len(run.policies.rows)} plans of {len(names)} policies, sampled")
+        how = "scored on held-out text" if run.policies.setting.quality == "duel" else "sampled"
+        parts.append(f"{len(run.policies.rows)} plans of {len(names)} policies, {how}")
     return "; ".join(parts)
 
 

@@ -46,6 +46,8 @@ class PolicySetting(Record):
     precision: str
     trials: Annotated[int, Field(description="proposals per tuned policy and repeat")]
     repeats: int
+    temperature: Annotated[float, Field(description="of the reference")] = 1.0
+    top_p: float = 1.0
     reference: Annotated[Sha256, Field(description="digest of the plan that costs 1")]
     reference_point: Annotated[
         tuple[float, float], Field(description="loss and cost, for hypervolumes")
@@ -93,6 +95,7 @@ class FreshPolicyRow(Record):
     estimates: dict[str, Estimate]
     loss: Estimate
     cost: Estimate
+    in_entropy_band: bool = True
     samples: tuple[str, ...] = ()
 
 
@@ -102,7 +105,8 @@ class FamilyResult(Record):
     Args:
         family: the policy, and whether it was tuned.
         digests: plans on its front on the search's sequences, from cheap to dear.
-        hypervolume: of these plans on the fresh ones; larger is better.
+        hypervolume: on the fresh ones, in the order in which they were chosen (see
+            `schedlab.search.policy_bench.front_area`); larger is better.
     """
 
     family: str
@@ -111,15 +115,18 @@ class FamilyResult(Record):
 
 
 class Matched(Record):
-    """A tuned policy against a swept one at equal cost, on fresh sequences.
+    """A tuned policy against another one, swept or tuned, at equal cost, on fresh sequences.
 
-    At the cost of every plan of its front the swept policy's loss is interpolated between the two
-    plans of its own front around that cost: what drawing one of the two for every sequence gives.
+    At the cost of every plan of its front the other's loss is interpolated between the two plans
+    of its own front around that cost: what drawing one of the two for every sequence gives; at
+    costs beyond its dearest plan it is that plan's.
 
     Args:
         family, against: which is compared with which.
         repeat: which search of the tuned one; None is the front of all.
-        differences: per plan of the front within the swept one's costs, loss minus the other's.
+        digests: plans of the front that cost at least as much as the other's cheapest.
+        cheaper: how many cost less, so that nothing compares with them.
+        differences: per plan, loss minus the other's at its cost.
         mean_difference: over these plans.
         hypervolume_difference: of the fronts.
     """
@@ -128,6 +135,7 @@ class Matched(Record):
     against: str
     repeat: int | None = None
     digests: tuple[Sha256, ...]
+    cheaper: int = 0
     differences: tuple[Estimate, ...]
     mean_difference: Estimate | None
     hypervolume_difference: Estimate

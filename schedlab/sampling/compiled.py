@@ -20,6 +20,8 @@ from torch import Tensor
 from schedlab.denoisers.base import Denoiser, DenoiserSpec, partwise
 from schedlab.errors import InputError
 
+_KEEPING = ("reads_before", "kept_width", "refresh", "kept_logits")
+
 
 @dataclass
 class Compiled:
@@ -67,7 +69,7 @@ class Compiled:
 
     def __getattr__(self, name: str) -> Any:
         """What the denoiser inside can do beside that (`KeepingDenoiser`), not compiled."""
-        if name.startswith("_"):
+        if name not in _KEEPING:  # anything else would pass for a denoiser that it is not
             raise AttributeError(name)
         return getattr(self.inner, name)
 

@@ -26,12 +26,12 @@ from torch import Tensor
 from schedlab.denoisers.base import (
     Denoiser,
     KeepingDenoiser,
-    ShadowDenoiser,
     Whole,
     padded,
     partwise,
+    shadowing,
 )
-from schedlab.errors import InputError, SchedlabError, SchedlabWarning
+from schedlab.errors import SchedlabError, SchedlabWarning
 
 # Enough to fill the machine: in one thread, as workers run, calls of 1,024 positions are within a
 # tenth of the fastest per position; two threads would gain up to a fifth from 4,096 in bfloat16.
@@ -81,12 +81,7 @@ def shadowed_of(denoiser: Denoiser, z_RL: Tensor, place_RK: Tensor, t_R: Tensor 
     Raises:
         InputError: the denoiser takes none.
     """
-    if not isinstance(denoiser, ShadowDenoiser):
-        raise InputError(
-            f"denoiser {type(denoiser).__name__} has no features_with_shadows, which the policy"
-            " needs; give it one, leave lab.compile out, or choose another policy"
-        )
-    call = denoiser.features_with_shadows
+    call = shadowing(denoiser).features_with_shadows
     return _of_sequences(denoiser, call, t_R, z_RL, place_RK, more=place_RK.shape[1])
 
 

@@ -6,7 +6,7 @@ task, other seeds. Swept and tuned policies meet at equal cost, never as single 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from schedlab.search.policy_bench import (
 from schedlab.search.policy_sweep import PlanSpace, Proposal
 from schedlab.search.tuning import Found, TuningSpace, tune
 
-_DEAREST = 1.0
+_DEAREST = 1.1  # of the reference's cost, so that what costs as much counts too
 _MOST_SAMPLES = 4
 
 
@@ -88,6 +88,15 @@ def search_policies(
     board.choose(stage)
     stage("statistics")
     return board.file(context)
+
+
+def first_plans(job: Job, prefix_length: int) -> list[Plan]:
+    """The reference, and the first plan of every policy that is swept or tuned: what has to be
+    refused is refused before anything is run."""
+    space = PlanSpace(job, prefix_length)
+    names = dict.fromkeys((*space.table.names, *space.table.tuned))
+    found = [space.sweep(name)[:1] for name in names]
+    return [space.reference(), *(point.plan for points in found for point in points)]
 
 
 def _once(proposals: Sequence[Proposal], reference: Plan) -> list[Proposal]:
@@ -185,7 +194,10 @@ class _Board:
         plans = list(dict.fromkeys(self.proposals[place].plan for place in sorted(kept)))
         stage(f"measuring {len(plans)} plans again on fresh sequences")
         self.bench.measure_fresh(plans)
-        is_kept_N = np.array([p.plan in self.bench.fresh for p in self.proposals])
+        # As in a search over schedules, a pick whose entropy leaves the band gives way.
+        is_kept_N = np.array(
+            [p.plan in self.bench.fresh and self.bench.holds(p.plan) for p in self.proposals]
+        )
         candidates = Candidates(self.loss_N, 1.0 - self.cost_N, self.allowed_N & is_kept_N)
         found = {"best": pick_best(candidates), "knee": pick_knee(candidates)}
         if (wish := self.space.job.output.pick).startswith("budget="):
@@ -204,7 +216,7 @@ class _Board:
 
     def file(self, context: PolicyContext) -> PolicyFile:
         """All of it, for the record."""
-        space, bench = self.space, self.bench
+        bench = self.bench
         fronts = self._fronts()
         return PolicyFile(
             setting=self._setting(context),
@@ -222,13 +234,7 @@ class _Board:
                 for family, plans in fronts.items()
                 if plans
             ),
-            matched=tuple(
-                self._matched(name, against, repeat)
-                for name in space.table.tuned
-                for repeat in (None, *range(space.table.repeats))
-                for against in space.table.names
-                if self._plans(self.tuned_front(name, repeat)) and fronts.get(against)
-            ),
+            matched=tuple(self._all_matched()),
             picks={name: plan.digest for name, plan in self.picks.items() if plan in bench.fresh},
         )
 
@@ -254,15 +260,29 @@ class _Board:
             lambda *means: front_area(*losses_and_costs(*means), reference), *columns.all
         ).estimate()
 
-    def _matched(self, name: PolicyName, against: PolicyName, repeat: int | None) -> Matched:
-        """A tuned policy's front against a swept one's at equal cost."""
-        own = self._plans(self.tuned_front(name, repeat))
-        other = self._plans(self.front(lambda c: not c.tuned and c.policy == against))
+    def _all_matched(self) -> Iterator[Matched]:
+        """Every tuned policy against every swept one and every other tuned one."""
+        table = self.space.table
+        for name in table.tuned:
+            for repeat in (None, *range(table.repeats)):
+                own = self._plans(self.tuned_front(name, repeat))
+                for family, other in self._fronts().items():
+                    if own and other and family != Curve(policy=name, tuned=True).family:
+                        yield self._matched(name, repeat, own, family, other)
+
+    def _matched(
+        self,
+        name: PolicyName,
+        repeat: int | None,
+        own: Sequence[Plan],
+        against: str,
+        other: Sequence[Plan],
+    ) -> Matched:
+        """A tuned policy's front against another's at equal cost, both in order of cost."""
         columns = FreshColumns.of(self.bench, [*own, *other])
         count, reference = len(own), self.reference_point
         _, cost = losses_and_costs(*(column.mean(axis=0) for column in columns.all))
-        low, high = cost[count:].min(), cost[count:].max()
-        within = [j for j in range(count) if low <= cost[j] <= high]
+        within = [j for j in range(count) if cost[j] >= cost[count:].min()]
 
         def differences(*means: np.ndarray) -> np.ndarray:
             loss, cost = losses_and_costs(*means)
@@ -283,6 +303,7 @@ class _Board:
             against=against,
             repeat=repeat,
             digests=tuple(own[j].digest for j in within),
+            cheaper=count - len(within),
             differences=tuple(intervals.estimate(j) for j in range(len(within))),
             mean_difference=intervals.estimate(len(within)) if within else None,
             hypervolume_difference=intervals.estimate(len(within) + 1),
@@ -319,6 +340,7 @@ class _Board:
                 estimates=dict(bench.fresh[plan].estimates),
                 loss=both.estimate(n, 0),
                 cost=both.estimate(n, 1),
+                in_entropy_band=bench.holds(plan),
                 samples=samples.get(plan, ()),
             )
             for n, plan in enumerate(plans)
@@ -344,5 +366,7 @@ class _Board:
             repeats=table.repeats,
             reference=self.bench.reference.digest,
             reference_point=self.reference_point,
+            temperature=job.plan.temperature,
+            top_p=job.plan.top_p,
             entropy_band=self.bench.band,
         )

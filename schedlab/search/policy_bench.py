@@ -98,11 +98,22 @@ class PolicyBench:
         if self._quality != "gen_ppl":
             return None
         self.measure([])
+        return self._band(self.measured[self.reference])
+
+    def _band(self, reference: Measurement) -> Band:
         return entropy_band(
-            self.measured[self.reference].estimates["entropy"],
+            reference.estimates["entropy"],
             standard_errors=self.job.search.entropy_standard_errors,
             nats=self.job.search.entropy_nats,
         )
+
+    @property
+    def fresh_band(self) -> Band | None:
+        """The same on fresh sequences."""
+        if self._quality != "gen_ppl":
+            return None
+        self.measure_fresh([])
+        return self._band(self.fresh[self.reference])
 
     def entropy_excess(self, plan: Plan) -> float:
         """How far a plan's entropy is outside the band, at most 0 within it."""
@@ -110,6 +121,11 @@ class PolicyBench:
         if band is None:
             return 0.0
         return excess(band, self.measured[plan].estimates["entropy"].value)
+
+    def holds(self, plan: Plan) -> bool:
+        """Whether a plan's entropy on fresh sequences is within their band."""
+        band = self.fresh_band
+        return band is None or excess(band, self.fresh[plan].estimates["entropy"].value) <= 0
 
 
 @dataclass(frozen=True)
@@ -149,21 +165,32 @@ def losses_and_costs(
 
 
 def front_area(loss: FloatArray, cost: FloatArray, reference: tuple[float, float]) -> FloatArray:
-    """Area that plans (..., N) dominate within the reference point: `front.hypervolume` for many
-    resamples at once."""
+    """Area that a front chosen beforehand dominates within the reference point.
+
+    Args:
+        loss, cost: (..., N) of its plans, in the order in which it was chosen: from cheap to dear,
+            from bad to good. Who has a budget takes the last plan of that order within it, whatever
+            its loss turns out to be: the best of what was measured would be chosen anew, and the
+            more plans there are the more so. Where that order holds in what was measured it is
+            `front.hypervolume`.
+        reference: loss and cost of the far corner.
+
+    Returns:
+        (...,) areas, for many resamples at once.
+    """
     worst, dearest = reference
-    order = np.argsort(cost, axis=-1)
+    order = np.argsort(cost, axis=-1, kind="stable")
+    chosen = np.maximum.accumulate(order, axis=-1)
     cost = np.minimum(np.take_along_axis(cost, order, -1), dearest)
-    loss = np.minimum(np.take_along_axis(loss, order, -1), worst)
-    best = np.minimum.accumulate(loss, axis=-1)
+    loss = np.minimum(np.take_along_axis(loss, chosen, -1), worst)
     width = np.diff(cost, axis=-1, append=np.full((*cost.shape[:-1], 1), dearest))
-    area: FloatArray = ((worst - best) * width).sum(axis=-1)
+    area: FloatArray = ((worst - loss) * width).sum(axis=-1)
     return area
 
 
 def loss_at(cost: FloatArray, curve_loss: FloatArray, curve_cost: FloatArray) -> FloatArray:
     """Loss (...,) of a curve (..., K) at a cost (...,): between its two neighbours in cost that of
-    drawing one of them at random; beyond its ends that of the end."""
+    drawing one of them at random; beyond its ends that of the end: who may spend more need not."""
     order = np.argsort(curve_cost, axis=-1, kind="stable")
     known = np.take_along_axis(curve_cost, order, -1)
     losses = np.take_along_axis(curve_loss, order, -1)

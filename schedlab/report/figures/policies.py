@@ -40,9 +40,12 @@ SHOWN = {
     "duel": ("duel_nll", "-log p of held-out text, nats per token (lower is better)"),
 }
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK, GREY)
-_MARKERS = ("o", "s", "^", "v", "D", "P", "X")
+_MARKERS = ("o", "s", "^", "v", "P", "X")  # one less than colours: 42 different pairs
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.4)), (0, (1.4, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _TUNED = VERMILLION
+_TUNED_MARKERS = ("D", "p", "*", "h", "<", ">", "d")
+RANDOM_ORDERS = ("ancestral", "random_order", "first_hitting")
+"""Policies of which held-out text has a bound, not a likelihood."""
 
 
 def frontiers(run: RunData) -> Figure | None:
@@ -90,6 +93,7 @@ def frontiers(run: RunData) -> Figure | None:
         " sequences put on the front of a tuned policy. All on fresh sequences, the same for all."
         + guard
         + " "
+        + _bounds(file)
         + policy_facts(file),
         alt="Line chart of quality against cost, one curve per policy.",
         origin="schedlab",
@@ -116,7 +120,7 @@ def matched(run: RunData) -> Figure | None:
             zero_line(axes)
             costs = [_x(known[digest], file).value for digest in one.digests]
             dots(axes, one.differences, costs, vertical=False, colour=colour, size=3.4)
-            axes.set_title(f"against {one.against}")
+            axes.set_title(f"{one.family}\nagainst {shown_name(one.against, file)}", fontsize=7.5)
             cost_axis(axes)
         for axes in list(panels.flat)[len(found) :]:
             axes.set_axis_off()
@@ -125,14 +129,25 @@ def matched(run: RunData) -> Figure | None:
         svg = to_svg(canvas, "matched")
     return Figure(
         name="matched",
-        title="Tuned against swept policies at equal cost",
+        title="Tuned policies against others at equal cost",
         svg=svg,
-        caption="One point per plan of the tuned policy's front: its loss minus the swept policy's"
-        " at the same cost, below zero the tuned one is better. The swept one's loss is"
-        " interpolated between the two neighbours of its front: what drawing one of the two for"
-        " every sequence gives. Paired by sequence. " + policy_facts(file),
+        caption="One point per plan of the tuned policy's front: its loss minus the other policy's"
+        " at the same cost, below zero the tuned one is better. The other's loss is interpolated"
+        " between the two neighbours of its front: what drawing one of the two for every sequence"
+        " gives; beyond its dearest plan it is that plan's. Plans cheaper than all of the other's"
+        " are left out. Paired by sequence. " + _bounds(file) + policy_facts(file),
         alt="Charts of differences in loss at equal cost, with intervals.",
         origin="schedlab",
+    )
+
+
+def _bounds(file: PolicyFile) -> str:
+    found = [row.curve.policy for row in file.rows if is_bound(row.curve.policy, file)]
+    if not found:
+        return ""
+    return (
+        f"Of {', '.join(dict.fromkeys(found))} it is an unbiased estimate of an upper bound, which"
+        " a policy with an exact likelihood may lie below without predicting better. "
     )
 
 
@@ -158,8 +173,8 @@ def _draw(axes: Axes, file: PolicyFile, name: str) -> None:
                 continue
             tuned = points[0][0].curve.tuned
             if tuned:
-                dots(axes, y, x, vertical=False, colour=colour, marker="D", size=3.6, zorder=5)
-                axes.plot([], [], "D", color=colour, markersize=3.6, label=family)
+                dots(axes, y, x, vertical=False, colour=colour, marker=marker, size=3.6, zorder=5)
+                axes.plot([], [], marker, color=colour, markersize=3.6, label=family)
                 continue
             axes.fill_between(
                 x, [e.low for e in y], [e.high for e in y], color=colour, alpha=0.13, linewidth=0
@@ -172,7 +187,7 @@ def _draw(axes: Axes, file: PolicyFile, name: str) -> None:
                 markersize=3.4,
                 linewidth=1.2,
                 linestyle=_DASHES[number % len(_DASHES)],
-                label=family if number == 0 else None,
+                label=shown_name(family, file) if number == 0 else None,
             )
 
 
@@ -194,6 +209,16 @@ def _curves(file: PolicyFile) -> dict[str, list[list[tuple[PolicyRow, FreshPolic
         ]
         for family, curves in found.items()
     }
+
+
+def is_bound(family: str, file: PolicyFile) -> bool:
+    """Whether a family's loss is an upper bound only."""
+    return file.setting.quality == "duel" and family in RANDOM_ORDERS
+
+
+def shown_name(family: str, file: PolicyFile) -> str:
+    """What a family is called where its loss is shown."""
+    return f"{family} (upper bound)" if is_bound(family, file) else family
 
 
 def _styles(file: PolicyFile) -> dict[str, tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schedlab.report.content import Finding, Verdict
-from schedlab.report.figures.policies import AXIS, LOSSES
+from schedlab.report.figures.policies import AXIS, LOSSES, is_bound
 from schedlab.report.words import interval, number, one_line, percent
 from schedlab.results import Estimate
 from schedlab.results.policy_file import Matched, PolicyFile
@@ -31,23 +31,30 @@ def pick(file: PolicyFile, name: str) -> Finding | None:
 
 
 def beats(one: Matched, file: PolicyFile) -> Finding:
-    """Whether a tuned policy beats a swept one at equal cost."""
-    question = f"Does {one.family} beat a well-chosen {one.against} at equal cost?"
+    """Whether a tuned policy beats another one at equal cost."""
+    swept = not one.against.endswith(", tuned")
+    other = f"{one.against} with its knob swept" if swept else one.against
+    question = f"Is {one.family} better than {other} at equal cost?"
     mean = one.mean_difference
     if mean is None:
         return Finding(
-            question, "open", "Their costs do not overlap on fresh sequences.", _areas(one)
+            question, "open", "All its plans are cheaper than the other's.", _areas(one)
         )
     verdict: Verdict = "open"
     if mean.excludes(0):
         verdict = "yes" if mean.value < 0 else "no"
     words = {"yes": "lower", "no": "higher", "open": "not proven different"}[verdict]
+    of_all = len(one.digests) + one.cheaper
+    detail = _areas(one)
+    if is_bound(one.against, file) and verdict == "yes":
+        verdict = "open"
+        detail += " The other's is an upper bound: what it gives away is part of the difference."
     return Finding(
         question,
         verdict,
         f"Its {LOSSES[file.setting.quality]} is {words}: {_points(mean, file)} on average over"
-        f" {len(one.digests)} plans of its front.",
-        _areas(one),
+        f" {len(one.digests)} of the {of_all} plans of its front.",
+        detail,
     )
 
 
@@ -67,7 +74,10 @@ def _points(mean: Estimate, file: PolicyFile) -> str:
 def _quality(file: PolicyFile, estimates: dict[str, Estimate]) -> str:
     name = {"accuracy": "accuracy", "gen_ppl": "gen_ppl", "duel": "duel_nll"}[file.setting.quality]
     words = {"accuracy": "accuracy", "gen_ppl": "Gen-PPL", "duel": "-log p per token"}
-    return f"{words[file.setting.quality]} {interval(estimates[name])}"
+    found = f"{words[file.setting.quality]} {interval(estimates[name])}"
+    if file.setting.quality == "gen_ppl":  # never without entropy
+        found += f", entropy {interval(estimates['entropy'])}"
+    return found
 
 
 def all_of(file: PolicyFile) -> list[Finding | None]:
