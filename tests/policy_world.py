@@ -54,6 +54,7 @@ def policies_job(folder: Path, run: Path, **tables: dict[str, Any]) -> Job:
         "policies": {
             "names": ["low_confidence", "threshold"],
             "tuned": ["stdd"],
+            "cost": "block_forwards",
             "points": 2,
             "trials": 2,
             "sampler": "tpe",

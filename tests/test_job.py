@@ -239,6 +239,33 @@ def test_policies_need_one_denoiser_and_schedules_two() -> None:
         ({"policies": {"schedules": [["H"] * 51]}}, "must not exceed the 50 steps, got 51"),
         ({"policies": {"parameters": {"stdd": {"window": [4]}}}}, "policies.parameters"),
         ({"task": None, "policies": {"quality": "gen_ppl"}}, "needs a scorer; set lab.scorer"),
+        (
+            {"lab": LAB, "policies": {"schedules": [["H"], ["L"]]}},
+            "'forwards': denoisers of several model schedules differ",
+        ),
+        (
+            {"lab": LAB, "policies": {"schedule_parts": 2}},
+            "'forwards': denoisers of several model schedules differ",
+        ),
+        ({"policies": {"names": ["wino"]}}, "calls of 'wino' .* are no unit; use flops_total"),
+        (
+            {"policies": {"tuned": ["surelock"], "cost": "block_forwards"}},
+            "calls of 'surelock' .* are no unit; use flops_total",
+        ),
+        (
+            {"policies": {"parameters": {"stdd": {"cache": "dual"}}}},
+            "calls of 'stdd' .* are no unit",
+        ),
+        (
+            {"plan": {"policy": {"name": "threshold", "parameters": {"cache": "prefix"}}}},
+            "calls of 'threshold' .* are no unit",
+        ),
+        ({"policies": {"parameters": {"wino": {}}}}, "'wino' is in neither policies.names nor"),
+        ({"search": {"prefix_length": 4}}, "a task's prompts are what is given; leave it out"),
+        (
+            {"task": None, "policies": {"quality": "duel"}, "plan": {"top_p": 0.9}},
+            "leave plan.top_p out",
+        ),
         ({"search": {"race_from": 16}}, "race_from and search.max_cost are for searches over mod"),
         ({"search": {"max_cost": 0.5}}, "race_from and search.max_cost are for searches over mod"),
         ({"search": {"num_sequences": 40}}, "search.num_sequences: .* positive multiple of 16"),
@@ -275,6 +302,7 @@ def test_a_job_over_policies_reads_back_as_it_was(tmp_path: Path) -> None:
             },
             policies={
                 "names": ["threshold", "low_confidence"],
+                "cost": "block_forwards",
                 "tuned": ["stdd", "klass"],
                 "temperatures": [0.0, 1.0],
                 "block_lengths": [0, 8],

@@ -197,7 +197,10 @@ def _plans(file: PolicyFile) -> Table:
                 Cell(one_line(str(by_digest[row.digest].plan.model_schedule), max_length=80)),
                 Cell(f"{by_digest[row.digest].plan.decoding.temperature:g}"),
                 _cell(row.estimates[quality]),
-                *(_cell(row.estimates[name]) for name, _ in beside),
+                *(
+                    _cell(row.estimates[name]) if name in row.estimates else Cell("")
+                    for name, _ in beside
+                ),
                 _cell(row.estimates[file.setting.cost]),
                 _cell(row.cost),
             )

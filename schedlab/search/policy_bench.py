@@ -169,10 +169,10 @@ def front_area(loss: FloatArray, cost: FloatArray, reference: tuple[float, float
 
     Args:
         loss, cost: (..., N) of its plans, in the order in which it was chosen: from cheap to dear,
-            from bad to good. Who has a budget takes the last plan of that order within it, whatever
-            its loss turns out to be: the best of what was measured would be chosen anew, and the
-            more plans there are the more so. Where that order holds in what was measured it is
-            `front.hypervolume`.
+            from bad to good. Who has a budget takes the last plan of that order within it,
+            whatever its loss turns out to be: the best of what was measured would be chosen anew,
+            and the more plans there are the more so. Where that order holds in what was measured
+            it is `front.hypervolume`.
         reference: loss and cost of the far corner.
 
     Returns:

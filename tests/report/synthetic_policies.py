@@ -30,7 +30,7 @@ def loss(plan: Plan, seed: int = 0) -> float:
 
 
 @functools.cache
-def policies(quality: str = "accuracy", cost: str = "forwards") -> PolicyFile:
+def policies(quality: str = "accuracy", cost: str = "seconds") -> PolicyFile:
     """`policies.json` of the planted world."""
     job = policies_job(
         quality=quality,

@@ -92,7 +92,7 @@ class PolicyWorld:
         scores: dict[str, Any] = {
             "accuracy": {"accuracy": (1 - loss).tolist(), "entropy": entropy.tolist()},
             "gen_ppl": {"nll": (SCORED * loss).tolist(), "scored_tokens": [SCORED] * block.size,
-                        "entropy": entropy.tolist()},
+                        "entropy": entropy.tolist(), "distinct_2": [0.8] * block.size},
             "duel": {"duel_nats": (SCORED * loss).tolist(), "duel_tokens": [SCORED] * block.size},
         }[self.quality]  # fmt: skip
         roles = plan.model_schedule.roles
@@ -139,10 +139,18 @@ def policies_job(
         },
         "plan": {"length": 36, "num_steps": MOST} | (plan or {}),
         "search": {"num_sequences": 16, "block_size": 8} | (search or {}),
-        "policies": {"names": ["threshold"], "tuned": [], "points": 5, "quality": quality,
-                     "trials": 4, "sampler": "tpe"} | table,
+        "policies": {
+            "names": ["threshold"],
+            "tuned": [],
+            "points": 5,
+            "quality": quality,
+            "cost": "seconds",  # 0.01 a forward, whatever runs
+            "trials": 4,
+            "sampler": "tpe",
+        }
+        | table,
         "output": {"pick": pick},
-    }  # fmt: skip
+    }
     if quality == "accuracy":
         data["task"] = {}
     return parse_job(data)

@@ -134,7 +134,16 @@ def test_losses_and_costs_are_those_of_the_sequences(quality: str) -> None:
     np.testing.assert_allclose(difference, difference[0])  # the fresh difficulty of all
 
 
-@pytest.mark.parametrize("cost", ["forwards", "block_forwards", "flops_total", "seconds"])
+def test_forwards_are_counted_of_one_denoiser() -> None:
+    job = policies_job(cost="forwards")
+    space = PlanSpace(job, 0)
+    bench = PolicyBench(job, PolicyWorld(), space.reference())
+    plans = [proposal.plan for proposal in space.sweep("threshold")]
+    bench.measure(plans)
+    assert [28 * bench.cost(plan) for plan in plans] == pytest.approx([4, 10, 16, 22, 28])
+
+
+@pytest.mark.parametrize("cost", ["block_forwards", "flops_total", "seconds"])
 def test_costs_are_what_the_job_counts(cost: str) -> None:
     job = policies_job(cost=cost, lights=True, schedules=[["H"], ["L", "H"]])
     space = PlanSpace(job, 0)

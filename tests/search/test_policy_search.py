@@ -12,6 +12,7 @@ from planted_policies import PolicyWorld, forwards_of, linear, policies_job, usu
 from schedlab.job import Job
 from schedlab.plan import Plan
 from schedlab.policies import default_parameters
+from schedlab.results import BlockRecord, SeedBlock
 from schedlab.results.policy_file import Matched, PolicyFile
 from schedlab.search.policies import PolicyContext, search_policies
 
@@ -138,14 +139,14 @@ def test_the_reference_costs_one_and_is_there_once() -> None:
     job = policies_job(plan={"policy": {"name": "low_confidence"}})
     file = ran(job, PolicyWorld())
     reference = file.row(file.setting.reference)
-    assert reference.cost == 1.0 and reference.curve.policy == "low_confidence"
+    assert reference.cost == pytest.approx(1) and reference.curve.policy == "low_confidence"
     assert sum(row.digest == file.setting.reference for row in file.rows) == 1
     swept = {"name": "low_confidence", "parameters": {"block_length": 0}}
     same = ran(policies_job(names=["low_confidence"], plan={"policy": swept}), PolicyWorld())
     assert sum(row.digest == same.setting.reference for row in same.rows) == 1
     assert same.row(same.setting.reference).knob == 28
     fresh = file.fresh_row(file.setting.reference)
-    assert fresh is not None and fresh.cost.value == 1.0 and fresh.samples
+    assert fresh is not None and fresh.cost.value == pytest.approx(1) and fresh.samples
 
 
 def test_every_repeat_is_a_search_of_its_own_and_all_together_are_one_more() -> None:
@@ -221,18 +222,50 @@ def test_likelihoods_are_measured_of_the_likeliest_tokens_confidence() -> None:
     assert file.setting.entropy_band is None and not any(row.samples for row in file.fresh)
 
 
-def test_hypervolumes_are_areas_up_to_everything_wrong_at_the_references_cost() -> None:
+def test_hypervolumes_are_areas_up_to_everything_wrong_above_the_references_cost() -> None:
     file = ran(policies_job(points=5), PolicyWorld())
-    assert file.setting.reference_point == (1.0, 1.0)
+    assert file.setting.reference_point == (1.0, 1.1)
     costs = np.array([4, 10, 16, 22, 28]) / 28
     losses = [linear(28 * cost) for cost in costs]
     expected = sum(
-        (1 - loss) * width for loss, width in zip(losses, np.diff([*costs, 1.0]), strict=True)
+        (1 - loss) * width for loss, width in zip(losses, np.diff([*costs, 1.1]), strict=True)
     )
     (family,) = [f for f in file.families if f.family == "threshold"]
     assert family.hypervolume.value == pytest.approx(expected)
     worse = ran(policies_job(quality="gen_ppl"), PolicyWorld(quality="gen_ppl"))
-    assert worse.setting.reference_point == pytest.approx((linear(4), 1.0))
+    assert worse.setting.reference_point == pytest.approx((linear(4), 1.1))
+
+
+def test_tuned_policies_are_compared_with_each_other_too() -> None:
+    def loss(plan: Plan, seed: int) -> float:
+        return usual_loss(plan) - {"stdd": BETTER, "klass": 0.03}.get(plan.policy.name, 0.0)
+
+    file = ran(policies_job(tuned=["stdd", "klass"], trials=2), PolicyWorld(loss))
+    found = {(m.family, m.against): m.mean_difference for m in file.matched if m.repeat is None}
+    assert {pair: mean and round(mean.value, 9) for pair, mean in found.items()} == {
+        ("stdd, tuned", "threshold"): -BETTER,
+        ("stdd, tuned", "klass, tuned"): -0.04,
+        ("klass, tuned", "threshold"): -0.03,
+        ("klass, tuned", "stdd, tuned"): 0.04,
+    }
+
+
+def test_a_pick_whose_entropy_leaves_the_band_on_fresh_sequences_gives_way() -> None:
+    job = policies_job(quality="gen_ppl", points=5)
+    fresh_runs = {"on": False}
+
+    def entropy(plan: Plan) -> float:
+        return 2.0 if fresh_runs["on"] and forwards_of(plan) == 22 else 3.0
+
+    class Turning(PolicyWorld):
+        def _record(self, plan: Plan, block: SeedBlock) -> BlockRecord:
+            fresh_runs["on"] = block.seed == job.fresh_seed
+            return super()._record(plan, block)
+
+    file = ran(job, Turning(quality="gen_ppl", entropy=entropy))
+    (out,) = [row for row in file.fresh if not row.in_entropy_band]
+    assert forwards_of(file.row(out.digest).plan) == 22 and file.row(out.digest).in_entropy_band
+    assert forwards_of(file.row(file.picks["best"]).plan) == 16
 
 
 def test_costs_that_do_not_overlap_are_compared_by_area_alone() -> None:
@@ -241,9 +274,10 @@ def test_costs_that_do_not_overlap_are_compared_by_area_alone() -> None:
     )
     found = of(ran(job, PolicyWorld()), "first_hitting")
     assert found.differences == () and found.mean_difference is None
-    # One plan of 17 forwards against one of 28: (1 - 0.46) * 11 / 28 against nothing.
+    assert found.cheaper == 1
+    # One plan of 13 forwards against one of 28, both up to 1.1 of the reference's cost.
     forwards = 4 + round(24 * (np.log(0.7) - np.log(0.1)) / (np.log(0.7) - np.log(0.001)))
-    expected = (1 - linear(forwards)) * (28 - forwards) / 28
+    expected = (1 - linear(forwards)) * (1.1 - forwards / 28) - (1 - linear(28)) * 0.1
     assert found.hypervolume_difference.value == pytest.approx(expected)
 
 
