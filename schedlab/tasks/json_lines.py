@@ -26,12 +26,14 @@ def read_items(config: TaskConfig) -> tuple[Item, ...]:
         record = parse_json(line, where=where)
         if not isinstance(record, dict):
             raise InputError(f"{where}: must be an object, got {line[:40]!r}")
-        fields = {name: str(value) for name, value in record.items()}
+        # Nothing else has one spelling: a null or a list would be asked as Python writes it.
+        kept = {name: v for name, v in record.items() if isinstance(v, str | int | float)}
+        fields = {name: str(value) for name, value in kept.items()}
         try:
             found.append(Item(template.substitute(fields), fields[config.answer]))
         except KeyError as error:
             raise InputError(
-                f"{where}: has no field {error.args[0]!r}; it has {sorted(fields)}; see"
+                f"{where}: has no text or number {error.args[0]!r}; it has {sorted(fields)}; see"
                 " task.template and task.answer"
             ) from None
         except ValueError:

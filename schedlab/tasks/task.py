@@ -17,7 +17,7 @@ from schedlab.plan.task_config import ScorerName
 Answer = Callable[[str], str | None]
 """The answer that a text gives, None where it gives none."""
 
-_NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
+_NUMBER = re.compile(r"(?:(?<![\d.])-)?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def test_a_line_makes_a_prompt_by_the_template(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize(
     ("lines", "how", "message"),
     [
-        ('{"prompt": "a"}', {}, r":1: has no field 'answer'; it has \['prompt'\]"),
-        ('{"answer": "a"}', {}, ":1: has no field 'prompt'"),
+        ('{"prompt": "a"}', {}, r":1: has no text or number 'answer'; it has \['prompt'\]"),
+        ('{"answer": "a"}', {}, ":1: has no text or number 'prompt'"),
         ('{"prompt": "a", "answer": "b"}\n[1]', {}, r":2: must be an object, got '\[1\]'"),
         ('{"prompt": "a", "answer": "b"}\n\n{"prompt"', {}, ":3: "),
         ('{"prompt": "a", "answer": "b"}', {"template": "$"}, r"task.template '\$'"),
