@@ -55,7 +55,8 @@ from schedlab.results.importance_file import ImportanceFile
 from schedlab.sampling.compiled import Compiled
 from schedlab.search.additive import StepCosts, step_costs
 from schedlab.search.bench import Bench
-from schedlab.search.policies import PolicyContext, first_plans, search_policies
+from schedlab.search.policies import first_plans, search_policies
+from schedlab.search.policy_board import PolicyContext
 from schedlab.search.proposals import propose
 from schedlab.search.run import Context, search
 from schedlab.tasks import Task, load_task

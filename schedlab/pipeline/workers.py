@@ -37,7 +37,7 @@ from schedlab.plan.lab_config import LabConfig
 from schedlab.results import Measurement, PlanCost, SeedBlock, Store
 
 MIN_WORK = 64
-"""Evaluations below which starting processes costs more than it saves."""
+"""Evaluations in all below which starting processes costs more than it saves."""
 
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 1.0
@@ -51,7 +51,7 @@ class ParallelEvaluator:
         local: evaluates in this process: small jobs, and merging what the workers stored.
         config: what the workers load; must be what `local` holds.
         num_workers: processes; 1 never starts any.
-        min_work: evaluations that are worth starting them for.
+        min_work: evaluations, at once or one after the other, that are worth starting them for.
     """
 
     local: Evaluator
@@ -59,6 +59,7 @@ class ParallelEvaluator:
     num_workers: int
     min_work: int = MIN_WORK
     _workers: list[_Worker] = field(default_factory=list)
+    _asked: int = 0
 
     def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> list[Measurement]:
         """Measure plans on seed blocks; see `evaluate`."""
@@ -69,7 +70,10 @@ class ParallelEvaluator:
             if (key := identity_of(plan, block, self.local.lab, self.local.prompts).key)
             not in self.local.store
         }
-        enough = len(missing) >= (2 if self._workers else self.min_work)
+        # Proposals that come one by one add up to as much as a sweep.
+        self._asked += len(missing)
+        started = bool(self._workers) or self._asked >= self.min_work
+        enough = len(missing) >= (2 if started else self.min_work)
         if self.num_workers > 1 and len({block for _, block in missing}) > 1 and enough:
             self._spread(missing, len(plans) * len(blocks))
         return self.local(plans, blocks)

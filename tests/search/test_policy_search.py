@@ -14,7 +14,8 @@ from schedlab.plan import Plan
 from schedlab.policies import default_parameters
 from schedlab.results import BlockRecord, SeedBlock
 from schedlab.results.policy_file import Matched, PolicyFile
-from schedlab.search.policies import PolicyContext, search_policies
+from schedlab.search.policies import search_policies
+from schedlab.search.policy_board import PolicyContext
 
 BETTER = 0.07  # by so much tuned plans are better at every cost
 
