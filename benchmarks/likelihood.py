@@ -59,7 +59,7 @@ def main() -> None:
             ratios.append((time.perf_counter() - begin) / sampling)
             calls = (
                 sum(int(one.forwards["H"][0]) for one in found),
-                int(asked["H"].forwards_S.sum()),
+                int(asked["H"].forwards_B.sum()),
             )
         rows.append(
             {

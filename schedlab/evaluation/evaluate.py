@@ -382,17 +382,20 @@ def _likelihoods(
                 },
                 usage={
                     role: RoleUsage(
-                        forwards=found.forwards_S.tolist(),
-                        head_positions=found.head_positions_S.tolist(),
+                        forwards=found.forwards_B.tolist(),
+                        head_positions=found.head_positions_B.tolist(),
                         positions=None
-                        if found.positions_S is None
-                        else found.positions_S.tolist(),
+                        if found.positions_B is None
+                        else found.positions_B.tolist(),
                     )
                     for role, found in asked.items()
                 },
                 costs=role_costs(plan, lab.denoisers, texts.prefix_length),
                 seconds=sum(
-                    (seconds.get(role, 0.0) * found.forwards_S for role, found in asked.items()),
+                    (
+                        seconds.get(role, 0.0) * found.forwards_B.cpu().numpy()
+                        for role, found in asked.items()
+                    ),
                     np.zeros(block.size),
                 ).tolist(),
             )

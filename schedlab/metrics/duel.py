@@ -11,7 +11,6 @@ Legend: S texts, L positions, P given positions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -70,15 +69,6 @@ def duel(
     return bound
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a denoiser was asked for, by text: int64 (S,) each, see `sampler.Usage`."""
-
-    forwards_S: NDArray[np.int64]
-    head_positions_S: NDArray[np.int64]
-    positions_S: NDArray[np.int64] | None
-
-
 def scored(
     plan: Plan,
     denoisers: Mapping[str, Denoiser],
@@ -91,7 +81,7 @@ def scored(
     device: str | torch.device = "cpu",
     work: Work | None = None,
     seeds: SeedBlock | None = None,
-) -> tuple[Bound, dict[str, Asked]]:
+) -> tuple[Bound, dict[str, Usage]]:
     """`duel`, and what it asked of every role; what is done is counted in `work`.
 
     Under random orders it is an estimate of a bound (`order_bound`), by the orders of `seeds`.
@@ -102,10 +92,9 @@ def scored(
     if has_random_order(plan):
         check_policy(plan.policy)
         ids = SequenceIds.of([seeds or SeedBlock(seed=0, first=0, size=S)], device=device)
-        bound, drawn = order_bound(
+        return order_bound(
             plan, denoisers, process, tokens_SL, ids, prefix_length=prefix_length, work=work
         )
-        return bound, {role: _asked([one]) for role, one in drawn.items()}
     check_has_likelihood(plan)
     at_once = rows_at_once(
         plan, process.vocab_size, L - prefix_length, denoisers, torch.device(device)
@@ -125,19 +114,17 @@ def scored(
         nats.append(forced.nats_B.cpu().numpy())
         for role, found in state.usage.items():
             usage[role].append(found)
-    asked = {role: _asked(parts) for role, parts in usage.items()}
+    asked = {role: _joined(parts) for role, parts in usage.items()}
     return Bound(np.concatenate(nats), np.full(S, L - prefix_length)), asked
 
 
-def _asked(parts: Sequence[Usage]) -> Asked:
-    def joined(found: Sequence[torch.Tensor]) -> NDArray[np.int64]:
-        return np.asarray(torch.cat(list(found)).cpu().numpy())
-
+def _joined(parts: Sequence[Usage]) -> Usage:
+    """What batches asked for, one after the other."""
     computed = [one.positions_B for one in parts if one.positions_B is not None]
-    return Asked(
-        joined([one.forwards_B for one in parts]),
-        joined([one.head_positions_B for one in parts]),
-        joined(computed) if computed else None,
+    return Usage(
+        torch.cat([one.forwards_B for one in parts]),
+        torch.cat([one.head_positions_B for one in parts]),
+        torch.cat(computed) if computed else None,
     )
 
 

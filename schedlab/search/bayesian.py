@@ -35,7 +35,7 @@ from optuna.trial import TrialState
 from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import ModelSchedule
 from schedlab.search.space import Assignment
-from schedlab.search.study_file import open_study
+from schedlab.search.study_file import add_complete, make_sampler, open_study
 
 GP_MAX_TRIALS = 300
 GP_MAX_SEGMENTS = 40
@@ -153,8 +153,6 @@ def optimize(
     kind = _sampler_kind(sampler, num_trials, space)
     settings = f"{fingerprint} {space} {seed} {objectives.max_cost} {seeds} {kind} {ENTROPY}"
     with open_study(storage, settings) as study:
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
         search = _Search(space, objectives, study, seed, kind)
         search.tell_seeds(seeds)
         while (done := len(search.told) - len(seeds)) < num_trials:
@@ -195,8 +193,10 @@ class _Search:
     def propose(self) -> bool:
         """Ask for one assignment, evaluate and tell it; False when no new one can be found."""
         generator = np.random.default_rng([self.seed, len(self.told)])
-        self.study.sampler = _make_sampler(
-            self.sampler, int(generator.integers(2**31)), self.space.num_segments
+        self.study.sampler = make_sampler(
+            self.sampler,
+            int(generator.integers(2**31)),
+            num_startup=max(10, 2 * self.space.num_segments),
         )
         trial = self.study.ask(self.space.distributions)
         proposed = self._assignment(trial.params)
@@ -241,16 +241,10 @@ class _Search:
         return outcomes
 
     def _add(self, assignment: Assignment, outcome: Outcome) -> None:
-        """A complete trial in one transaction: no crash can leave half of it."""
         params = dict(zip(self.space.names, assignment, strict=True))
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                params=params,
-                distributions=self.space.distributions,
-                values=[outcome.log_ppl, self.objectives.cost(assignment)],
-                constraints={ENTROPY: outcome.entropy_excess},
-            )
-        )
+        values = [outcome.log_ppl, self.objectives.cost(assignment)]
+        constraints = {ENTROPY: outcome.entropy_excess}
+        add_complete(self.study, params, self.space.distributions, values, constraints)
         self.told[assignment] = None
 
     def _assignment(self, params: dict[str, str]) -> Assignment:
@@ -293,16 +287,6 @@ def _sampler_kind(
         return sampler
     small = num_trials <= GP_MAX_TRIALS and space.num_segments <= GP_MAX_SEGMENTS
     return "gp" if small else "tpe"
-
-
-def _make_sampler(
-    kind: Literal["gp", "tpe"], seed: int, num_segments: int
-) -> optuna.samplers.BaseSampler:
-    if kind == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    return optuna.samplers.GPSampler(
-        seed=seed, n_startup_trials=max(10, 2 * num_segments), deterministic_objective=False
-    )
 
 
 def _check_seeds(seeds: Sequence[Assignment], space: AssignmentSpace) -> None:

@@ -150,7 +150,7 @@ class PolicyBoard:
                 for family, plans in fronts.items()
                 if plans
             ),
-            matched=tuple(self._all_matched()),
+            matched=tuple(self._all_matched(fronts)),
             picks={name: plan.digest for name, plan in self.picks.items() if plan in bench.fresh},
         )
 
@@ -176,13 +176,13 @@ class PolicyBoard:
             lambda *means: front_area(*losses_and_costs(*means), reference), *columns.all
         ).estimate()
 
-    def _all_matched(self) -> Iterator[Matched]:
+    def _all_matched(self, fronts: Mapping[str, Sequence[Plan]]) -> Iterator[Matched]:
         """Every tuned policy against every swept one and every other tuned one."""
         table = self.space.table
         for name in table.tuned:
             for repeat in (None, *range(table.repeats)):
                 own = self._plans(self.tuned_front(name, repeat))
-                for family, other in self._fronts().items():
+                for family, other in fronts.items():
                     if own and other and family != Curve(policy=name, tuned=True).family:
                         yield self._matched(name, repeat, own, family, other)
 

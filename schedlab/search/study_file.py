@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from schedlab.errors import SchedlabError, SchedlabWarning
@@ -24,7 +27,10 @@ _SETTINGS = "settings"
 
 @contextmanager
 def open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
-    """The study in `path`; one that is damaged or of other settings is moved aside first."""
+    """The study in `path`; one that is damaged or of other settings is moved aside first.
+
+    Trials that a killed search left running are marked as failed, which no sampler looks at.
+    """
     if path is None:
         yield _create_study(optuna.storages.InMemoryStorage(), settings)
         return
@@ -40,6 +46,8 @@ def open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
             storage = _sqlite_storage(path)
             study = _create_study(storage, settings)
         try:
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study.tell(trial.number, state=TrialState.FAIL)
             yield study
         finally:
             _close(storage)
@@ -47,6 +55,35 @@ def open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
         raise SchedlabError(
             f"{path}: {error}; finished evaluations are kept, resume when it can be written"
         ) from error
+
+
+def add_complete(
+    study: optuna.Study,
+    params: dict[str, Any],
+    distributions: dict[str, BaseDistribution],
+    values: Sequence[float],
+    constraints: Mapping[str, float],
+) -> None:
+    """A complete trial in one transaction: no crash can leave half of it."""
+    study.add_trial(
+        optuna.trial.create_trial(
+            params=params,
+            distributions=distributions,
+            values=values,
+            constraints=dict(constraints),
+        )
+    )
+
+
+def make_sampler(
+    kind: Literal["gp", "tpe"], seed: int, *, num_startup: int
+) -> optuna.samplers.BaseSampler:
+    """A sampler for noisy objectives; the Gaussian process begins after so many random trials."""
+    if kind == "tpe":
+        return optuna.samplers.TPESampler(seed=seed)
+    return optuna.samplers.GPSampler(
+        seed=seed, n_startup_trials=num_startup, deterministic_objective=False
+    )
 
 
 class _DurableConnection(sqlite3.Connection):

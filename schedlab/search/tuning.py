@@ -29,12 +29,11 @@ from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Plan
 from schedlab.plan.plan import PolicyName, Scalar
 from schedlab.plan.policy_space import Knob, Range, space_of
-from schedlab.search.policy_sweep import PlanSpace, Proposal
-from schedlab.search.study_file import open_study
+from schedlab.search.bayesian import ENTROPY, GP_MAX_TRIALS
+from schedlab.search.policy_sweep import PlanSpace
+from schedlab.search.study_file import add_complete, make_sampler, open_study
 
-GP_MAX_TRIALS = 300
 STARTUP_TRIALS = 16
-ENTROPY = "entropy"
 _COMPLEMENT = "1 - "
 
 
@@ -200,29 +199,29 @@ def tune(
         The plans of all proposals, each once, the seeds' first.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    kind = sampler
-    if kind == "auto":
-        kind = "gp" if num_trials <= GP_MAX_TRIALS else "tpe"
+    if sampler == "auto":
+        sampler = "gp" if num_trials <= GP_MAX_TRIALS else "tpe"
     distributions = space.distributions
-    seeds = [values for values in space.seeds(defaults) if set(values) == set(distributions)]
+    seeds = space.seeds(defaults)
     described = {name: repr(known) for name, known in distributions.items()}
-    settings = json.dumps([fingerprint, described, list(seed), seeds, kind, constrained])
+    settings = json.dumps([fingerprint, described, list(seed), seeds, sampler, constrained])
     plans: list[Plan] = []
     with open_study(storage, settings) as study:
-        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(left.number, state=TrialState.FAIL)
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         plans = [space.plan(known.params) for known in complete]
         new = seeds[len(plans) :]
         for values, found in zip(
             new, _evaluated(evaluate, [space.plan(values) for values in new]), strict=True
         ):
-            _add(study, values, distributions, found, constrained)
+            constraints = {ENTROPY: found.entropy_excess} if constrained else {}
+            add_complete(study, values, distributions, found[:2], constraints)
             plans.append(space.plan(values))
         while (done := len(plans) - len(seeds)) < num_trials:
             told(done)
             generator = np.random.default_rng([*seed, len(plans)])
-            study.sampler = _sampler(kind, int(generator.integers(2**31)))
+            study.sampler = make_sampler(
+                sampler, int(generator.integers(2**31)), num_startup=STARTUP_TRIALS
+            )
             trial = study.ask(distributions)
             plan = space.plan(trial.params)
             found = _evaluated(evaluate, [plan])[0]
@@ -240,32 +239,3 @@ def _evaluated(
     if not all(math.isfinite(value) for one in found for value in one):
         raise SchedlabError(f"losses and costs must be finite, got {found}; look at the samples")
     return found
-
-
-def _add(
-    study: optuna.Study,
-    values: dict[str, Any],
-    distributions: dict[str, BaseDistribution],
-    found: Found,
-    constrained: bool,
-) -> None:
-    """A complete trial in one transaction: no crash can leave half of it."""
-    study.add_trial(
-        optuna.trial.create_trial(
-            params=values,
-            distributions=distributions,
-            values=[found.loss, found.cost],
-            constraints={ENTROPY: found.entropy_excess} if constrained else {},
-        )
-    )
-
-
-def _sampler(kind: str, seed: int) -> optuna.samplers.BaseSampler:
-    if kind == "tpe":
-        return optuna.samplers.TPESampler(seed=seed)
-    return optuna.samplers.GPSampler(
-        seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=False
-    )
-
-
-__all__ = ["Found", "Proposal", "TuningSpace", "tune"]

@@ -199,8 +199,8 @@ def test_likelihoods_are_those_of_duel_text_by_text(
     assert (found.tokens_SL == texts_SL[:16]).all()
     _, asked = scored(plan, LAB.denoisers, LAB.process, texts_SL[:16], prefix_length=prefix)
     for role, one in asked.items():
-        assert (found.forwards[role] == one.forwards_S).all()
-        assert (found.head_positions[role] == one.head_positions_S).all()
+        assert (found.forwards[role] == one.forwards_B.numpy()).all()
+        assert (found.head_positions[role] == one.head_positions_B.numpy()).all()
     assert not {"entropy", "gen_ppl", "distinct_1"} & set(found.estimates)
 
 
