@@ -112,7 +112,11 @@ def refreshed_of(
     `rows_R`; None where all `length` positions are computed."""
 
     def call(rows_C: Tensor, z_CA: Tensor, position_CA: Tensor) -> Tensor:
-        kept_CLF = None if kept_BLF is None else kept_BLF[rows_C]
+        if kept_BLF is None:
+            return network.refresh(None, z_CA, position_CA)
+        # What is kept of a long sequence is a tenth of a gigabyte: a single one is not copied.
+        alone = len(rows_C) == 1
+        kept_CLF = kept_BLF.narrow(0, int(rows_C[0]), 1) if alone else kept_BLF[rows_C]
         return network.refresh(kept_CLF, z_CA, position_CA)
 
     # What is kept of a row is as large as that of a whole sequence, however few are computed.
