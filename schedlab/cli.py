@@ -274,7 +274,8 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train a denoiser or a scorer, or derive a light denoiser; goes on where it stopped."""
+    """Train a denoiser, a scorer or a classifier, or derive a light denoiser; goes on where it
+    stopped."""
     from schedlab.training import read_train_job
     from schedlab.training import train as run_training
 
@@ -284,7 +285,7 @@ def train(
         return
     _show(
         {"model": out, "held_out": held_out},
-        f"{out}: held-out loss {held_out} nats per token",
+        f"{out}: held-out loss {held_out} nats",
         as_json=as_json,
     )
 

@@ -8,6 +8,7 @@
     [search]    which schedules, how many sequences, how long
     [task]      prompts with right answers, instead of a corpus
     [policies]  which policies are compared and tuned, instead of schedules
+    [control]   guidance, timestep allocation, steps and schedules tuned together
     [output]    run folder, which plan to export
 
 Unknown keys are refused with the nearest known one. Paths are relative to the job file. Loading
@@ -28,10 +29,11 @@ from pydantic import Field, field_validator, model_validator
 from schedlab.errors import InputError
 from schedlab.files import Record, read_toml, validate
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.plan.guidance import Attribute, Guidance, Name
 from schedlab.plan.importance_config import ImportanceConfig
 from schedlab.plan.lab_config import LabConfig
 from schedlab.plan.model_schedule import MAX_STEPS
-from schedlab.plan.plan import MAX_LENGTH, PolicyName, Role, Scalar
+from schedlab.plan.plan import DEFAULT_SIMPLEX_VALUE, MAX_LENGTH, PolicyName, Role, Scalar
 from schedlab.plan.policy_space import POLICY_SPACES
 from schedlab.plan.task_config import TaskConfig
 from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
@@ -40,6 +42,7 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Many = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, le=1)]
+Unit = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 Roles = Annotated[list[Role], Field(min_length=1)]
 
@@ -87,6 +90,10 @@ class PlanConfig(Record):
             always at 1 and 1.
         policy: which tokens are committed at a step, with its parameters; the analysis is always
             of ancestral sampling.
+        process: of the denoisers.
+        noise_schedule: that of the process by default: `cosine` for `simplex`, else `linear`.
+        time_grid, simplex_value: see `Plan`.
+        guidance: classifiers of the lab that steer the prediction.
     """
 
     length: Annotated[int, Field(ge=1, le=MAX_LENGTH)] = 64
@@ -96,12 +103,25 @@ class PlanConfig(Record):
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     policy: PolicySpec = PolicySpec()
+    process: Literal["masked", "uniform", "simplex"] = "masked"
+    noise_schedule: Literal["linear", "cosine"] | None = None
+    time_grid: Literal["uniform", "tess"] = "uniform"
+    simplex_value: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_SIMPLEX_VALUE
+    guidance: Guidance | None = None
 
     def plan(self, schedule: ModelSchedule) -> Plan:
         """The plan with this model schedule."""
-        decoding = Decoding(temperature=self.temperature, top_p=self.top_p)
+        default: Literal["linear", "cosine"] = "cosine" if self.process == "simplex" else "linear"
         return Plan(
-            length=self.length, model_schedule=schedule, decoding=decoding, policy=self.policy
+            length=self.length,
+            model_schedule=schedule,
+            process=self.process,
+            noise_schedule=self.noise_schedule or default,
+            time_grid=self.time_grid,
+            decoding=Decoding(temperature=self.temperature, top_p=self.top_p),
+            policy=self.policy,
+            guidance=self.guidance,
+            simplex_value=self.simplex_value,
         )
 
 
@@ -237,6 +257,88 @@ class PoliciesConfig(Record):
     parameters: dict[PolicyName, dict[str, Scalar]] = {}
 
 
+ControlObjective = Literal["control", "gen_ppl", "distinct_3", "self_bleu", "cost"]
+
+
+class ControlConfig(Record):
+    """The `[control]` table: a joint search over guidance, timestep allocation, iterations, steps
+    and the model schedule.
+
+    How many sequences, how many fresh ones, the workers and the prefix are those of `[search]`;
+    `[plan]` unguided, heavy at every step, is what costs and perplexities are compared with.
+
+    Args:
+        attributes: what texts shall have.
+        judge: the judge that says whether they do; the first of `lab.judges` by default.
+        objectives: what is searched for, 2 to 4: `control` (accuracy by the judge), `gen_ppl`,
+            `distinct_3`, `self_bleu`, `cost`.
+        cost: per sequence: `seconds`, `flops_total`, `forwards`.
+        max_ppl_ratio: constraint on Gen-PPL over the reference's.
+        min_distinct_3, max_cost: constraints on diversity, and on cost over the reference's.
+        scales, smooth: ranges of lambda (on a log scale) and alpha_smooth.
+        iterations, steps, decays, starts, ends: values that are looked at; steps default to
+            `[plan]`'s.
+        names: allocation policies; `signals`, `pooled`: of those that read one.
+        schedules: model schedules, as roles of equal parts; heavy by default.
+        points: values of lambda in the sweeps that a search begins with, one per policy.
+        trials: proposals beyond them.
+        sampler: Optuna's; `auto` is the Gaussian process up to 300 trials.
+        most_fresh: plans that are measured again on fresh sequences.
+        traced: sequences on which the picked plan's clocks and edits are recorded.
+    """
+
+    attributes: Annotated[list[Attribute], Field(min_length=1, max_length=16)]
+    judge: Name | None = None
+    objectives: Annotated[list[ControlObjective], Field(min_length=2, max_length=4)] = [
+        "control",
+        "gen_ppl",
+        "cost",
+    ]
+    cost: Literal["seconds", "flops_total", "forwards"] = "seconds"
+    max_ppl_ratio: Annotated[float, Field(gt=0)] | None = None
+    min_distinct_3: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    scales: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 20_000.0)
+    smooth: tuple[Unit, Unit] = (0.0, 1.0)
+    iterations: Annotated[list[Count], Field(min_length=1)] = [1, 2, 3]
+    steps: Annotated[list[Count], Field(min_length=1)] | None = None
+    decays: Annotated[list[Literal["constant", "linear", "cosine"]], Field(min_length=1)] = [
+        "constant"
+    ]
+    starts: Annotated[list[Unit], Field(min_length=1)] = [1.0]
+    ends: Annotated[list[Unit], Field(min_length=1)] = [0.0]
+    names: Annotated[list[PolicyName], Field(min_length=1)] = ["tta_constant", "tta_adaptive"]
+    signals: Annotated[
+        list[Literal["gradient", "entropy", "margin", "change", "ablation"]], Field(min_length=1)
+    ] = ["gradient"]
+    pooled: Annotated[list[Literal["none", "t", "alpha"]], Field(min_length=1)] = ["none"]
+    schedules: Annotated[list[Roles], Field(min_length=1)] | None = None
+    points: Annotated[int, Field(ge=1, le=100)] = 4
+    trials: Annotated[int, Field(ge=0, le=100_000)] = 80
+    sampler: Literal["auto", "gp", "tpe"] = "auto"
+    most_fresh: Annotated[int, Field(ge=1, le=1_000)] = 12
+    traced: Annotated[int, Field(ge=2, le=10_000)] = 16
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key in ("scales", "smooth"):
+            low, high = getattr(self, key)
+            if low > high:
+                raise InputError(f"{key} must be lowest, highest; got {low} and {high}")
+        for key in (
+            "objectives", "iterations", "steps", "decays", "starts", "ends", "names", "signals",
+            "pooled", "schedules",
+        ):  # fmt: skip
+            found = getattr(self, key) or []
+            if any(one in found[:n] for n, one in enumerate(found)):
+                raise InputError(f"{key} names one twice: {found}; name each once")
+        if wrong := [name for name in self.names if not name.startswith("tta_")]:
+            raise InputError(f"names must be allocation policies (tta_...), got {wrong[0]!r}")
+        if "control" not in self.objectives:
+            raise InputError("objectives must hold 'control'")
+        return self
+
+
 class OutputConfig(Record):
     """The `[output]` table.
 
@@ -271,6 +373,7 @@ class Job(Record):
     search: SearchConfig = SearchConfig()
     task: TaskConfig | None = None
     policies: PoliciesConfig | None = None
+    control: ControlConfig | None = None
     output: OutputConfig = OutputConfig()
 
     @model_validator(mode="after")
@@ -298,7 +401,16 @@ class Job(Record):
                 blocks()
             except InputError as error:
                 raise InputError(f"search.{key}: {error}") from None
-        if self.policies is not None:
+        if self.plan.process != "masked" and (self.policies is not None or self.search.additive):
+            if self.control is None:
+                raise InputError(
+                    f"plan.process {self.plan.process!r}: step importance and searches over"
+                    " decoding policies are for the masked process; set search.additive = false"
+                    " and leave [policies] out"
+                )
+        if self.control is not None:
+            self._check_control(self.control)
+        elif self.policies is not None:
             self._check_policies(self.policies)
         else:
             self._check_schedules()
@@ -358,6 +470,42 @@ class Job(Record):
                 " search.additive = false"
             )
         self.importance_config()
+
+    def _check_control(self, table: ControlConfig) -> None:
+        """What a joint search over guidance and allocation needs."""
+        if self.policies is not None or self.task is not None:
+            raise InputError("control: a job has one of [control] and [policies] or [task]")
+        if self.search.race_from is not None or self.search.max_cost is not None:
+            raise InputError(
+                "search.race_from and search.max_cost are for searches over model schedules; leave"
+                " them out where there is a [control] table"
+            )
+        if self.plan.guidance is not None:
+            raise InputError(
+                "plan.guidance: what [control] searches for; the reference is unguided"
+            )
+        for attribute in table.attributes:
+            if attribute.classifier not in self.lab.classifiers:
+                raise InputError(
+                    f"control.attributes: classifier {attribute.classifier!r} is not among"
+                    f" {sorted(self.lab.classifiers)}; add it to lab.classifiers"
+                )
+        if not self.lab.judges:
+            raise InputError(
+                "lab.judges: control needs a classifier that judges and does not guide"
+            )
+        if table.judge is not None and table.judge not in self.lab.judges:
+            raise InputError(
+                f"control.judge {table.judge!r} is not among {sorted(self.lab.judges)}"
+            )
+        needs_scorer = "gen_ppl" in table.objectives or table.max_ppl_ratio is not None
+        if needs_scorer and self.lab.scorer == "none":
+            raise InputError("control: gen_ppl needs a scorer; set lab.scorer")
+        longest = max(map(len, table.schedules or [[""]]))
+        if longest > min(table.steps or [self.plan.num_steps]):
+            raise InputError(
+                f"control.schedules have up to {longest} parts, more than the fewest steps"
+            )
 
     def _check_policies(self, table: PoliciesConfig) -> None:
         """What a search over policies needs."""
@@ -427,6 +575,12 @@ class Job(Record):
 
     def _roles(self) -> list[tuple[str, Role]]:
         named = [("plan.heavy", self.plan.heavy)]
+        if self.control is not None:
+            return named + [
+                ("control.schedules", role)
+                for roles in self.control.schedules or []
+                for role in roles
+            ]
         if (table := self.policies) is not None:
             parts = [*(table.schedules or []), table.roles or []]
             named += [("policies", role) for roles in parts for role in roles]
@@ -460,7 +614,8 @@ class Job(Record):
         prefixes too."""
         table = self.search
         number = table.fresh_sequences or table.num_sequences
-        analyzed = self.analyze.num_windows if table.additive and self.policies is None else 0
+        schedules_only = self.policies is None and self.control is None
+        analyzed = self.analyze.num_windows if table.additive and schedules_only else 0
         numbered = table.prefix_length or self.task or self._is_duel
         first = max(table.num_sequences, analyzed) if numbered else 0
         return tuple(
@@ -543,6 +698,8 @@ def with_absolute_paths(job: Job, folder: Path) -> Job:
     lab = job.lab.model_copy(
         update={
             "denoisers": {role: place(where) for role, where in job.lab.denoisers.items()},
+            "classifiers": {name: place(where) for name, where in job.lab.classifiers.items()},
+            "judges": {name: place(where) for name, where in job.lab.judges.items()},
             "scorer": place(job.lab.scorer),
             "tokenizer": place(job.lab.tokenizer),
         }

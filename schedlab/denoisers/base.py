@@ -36,6 +36,7 @@ class DenoiserSpec:
         is 12 D^2, as of a plain transformer.
         process: the noising process that it was trained on.
         noise_schedule: how the noise level it reads, or was trained on, follows from t.
+        simplex_value: K of the simplex process that it was trained on.
     """
 
     vocab_size: int
@@ -48,6 +49,7 @@ class DenoiserSpec:
     block_weights: int | None = None
     process: Literal["masked", "uniform", "simplex"] = "masked"
     noise_schedule: str = "linear"
+    simplex_value: float = 5.0
 
 
 @runtime_checkable
@@ -67,6 +69,39 @@ class Denoiser(Protocol):
     def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """Features of every position, shape (B, L, D), of int64 tokens; t in [0, 1], 1 is
         noise."""
+        ...
+
+    def logits(self, features_ND: Tensor) -> Tensor:
+        """Logits at picked positions, shape (N, V)."""
+        ...
+
+
+class SimplexDenoiser(Protocol):
+    """A network from (X_t, t) to logits of x."""
+
+    @property
+    def spec(self) -> DenoiserSpec:
+        """Sizes and conventions."""
+        ...
+
+    def features(
+        self,
+        X_BLV: Tensor,
+        t_B: Tensor | None = None,
+        *,
+        given_BL: Tensor | None = None,
+        generated_BL: Tensor | None = None,
+        previous_BLV: Tensor | None = None,
+    ) -> Tensor:
+        """Features of every position, (B, L, D).
+
+        Args:
+            X_BLV: simplex values, about K times +-1.
+            t_B: noise level in [0, 1], or (B, L) one for every token.
+            given_BL, generated_BL: tokens, and where they are not given but generated (all where
+                left out); given ones get clean embeddings and no time.
+            previous_BLV: logits of the step before, for self-conditioning; zeros at the first.
+        """
         ...
 
     def logits(self, features_ND: Tensor) -> Tensor:

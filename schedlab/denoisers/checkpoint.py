@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from schedlab import hub
+from schedlab.denoisers.network import Network
+from schedlab.denoisers.simplex_transformer import SimplexTransformer, SimplexTransformerConfig
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.denoisers.weights import WEIGHTS_FILE, WeightFiles, fill
 from schedlab.errors import InputError
-from schedlab.files import read_json, validate, write_atomic
+from schedlab.files import Record, read_json, validate, write_atomic
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
@@ -33,10 +35,18 @@ PRECISIONS: Mapping[str, torch.dtype] = {
     "float64": torch.float64,
 }
 
+Architectures = Mapping[str, tuple[type[Record], type[Network]]]
+ARCHITECTURES: Architectures = {
+    "transformer": (TransformerConfig, Transformer),
+    "simplex_transformer": (SimplexTransformerConfig, SimplexTransformer),
+}
+"""Configuration and network by the `architecture` of a `config.json`; the first has no such
+key."""
+
 
 def save(
     folder: str | Path,
-    model: Transformer,
+    model: Network,
     card: Mapping[str, Any],
     *,
     weights: Mapping[str, Tensor] | None = None,
@@ -64,7 +74,7 @@ def save(
 
 def load(
     location: str | Path, *, device: str | torch.device = "cpu", precision: str = "float32"
-) -> Transformer:
+) -> Network:
     """Read a model folder, ready for inference (no gradients).
 
     Args:
@@ -75,15 +85,32 @@ def load(
     Raises:
         InputError: anything in the folder is missing, damaged, of another shape or not finite.
     """
+    return load_network(location, ARCHITECTURES, device=device, precision=precision)
+
+
+def load_network(
+    location: str | Path,
+    architectures: Architectures,
+    *,
+    device: str | torch.device,
+    precision: str,
+) -> Network:
+    """`load` of one of some architectures."""
     folder = resolve(location)
-    config = validate(
-        TransformerConfig, read_json(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE)
-    )
+    values = read_json(folder / CONFIG_FILE)
+    kind = values.get("architecture", "transformer") if isinstance(values, dict) else "transformer"
+    if kind not in architectures:
+        raise InputError(
+            f"{folder / CONFIG_FILE}: its architecture is {str(kind)[:40]!r}, wanted is"
+            f" {' or '.join(architectures)}"
+        )
+    config_type, network_type = architectures[kind]
+    config = validate(config_type, values, where=str(folder / CONFIG_FILE))
     dtype = dtype_of(precision)
     stored = WeightFiles.find(folder)
     _check_size(stored, config)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
-        model = Transformer(config)
+        model = network_type(config)
     names = {name: name for name in model.state_dict()}
     fill(model, stored, names, family=OWN_FAMILY, device=device, dtype=dtype)
     model.keep_float32_head()
@@ -136,10 +163,11 @@ def dtype_of(precision: str) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-def _check_size(stored: WeightFiles, config: TransformerConfig) -> None:
-    """An absurd size must not even be laid out."""
+def _check_size(stored: WeightFiles, config: Any) -> None:
+    """An absurd size must not even be laid out: one embedding at least, and blocks of it."""
+    blocks = config.num_blocks if getattr(config, "encoder", "") != "convolution" else 0
     per_block = config.hidden_size * config.hidden_size * (4 + 2 * config.mlp_ratio)
-    expected = config.num_blocks * per_block + 2 * config.vocab_size * config.hidden_size
+    expected = blocks * per_block + config.vocab_size * config.hidden_size
     found = sum(math.prod(shape) for shape in stored.shapes.values())
     if expected > found:
         raise InputError(

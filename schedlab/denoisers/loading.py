@@ -18,7 +18,6 @@ from schedlab.denoisers import checkpoint
 from schedlab.denoisers.checkpoint import CARD_FILE, CONFIG_FILE, dtype_of
 from schedlab.denoisers.families import FAMILIES, Family, PublishedConfig
 from schedlab.denoisers.network import Network
-from schedlab.denoisers.transformer import Transformer
 from schedlab.denoisers.weights import WeightFiles, fill, write
 from schedlab.errors import InputError
 from schedlab.files import read_json, write_atomic
@@ -161,7 +160,6 @@ def save(
     """
     precision = precision or _dtype_name(network)
     if family is None:
-        assert isinstance(network, Transformer), "our layout is that of our network"
         checkpoint.save(folder, network, card or {}, precision=precision)
         return
     dtype, target = dtype_of(precision), Path(folder)

@@ -67,6 +67,7 @@ class SimplexGated(Network):
             hidden_size=config.hidden_size,
             max_length=config.max_length,
             process="simplex",
+            noise_schedule="cosine",
             time_input="token" if config.reads_time else "none",
             block_weights=cast(GatedBlock, self.blocks[0]).num_weights,
         )
@@ -86,7 +87,8 @@ class SimplexGated(Network):
         x_BLD = weights_BLV.to(self.embedding.weight.dtype) @ self.embedding.weight
         if self.config.reads_time:
             assert t_B is not None, "a denoiser that reads the time is given it"
-            x_BLD = x_BLD + self.time(t_B[:, None].to(x_BLD.dtype))[:, None]
+            t_BL = t_B if t_B.ndim == 2 else t_B[:, None]
+            x_BLD = x_BLD + self.time(t_BL[..., None].to(x_BLD.dtype))
         if given_BL is not None and generated_BL is not None:
             x_BLD = torch.where(generated_BL[..., None], x_BLD, self.embedding(given_BL))
         rotary = gated_rotary(self.config, x_BLD.shape[1], x_BLD)

@@ -90,6 +90,7 @@ class SimplexRoberta(Network):
             hidden_size=config.hidden_size,
             max_length=config.max_length,
             process="simplex",
+            noise_schedule="cosine",
             time_input="token",
             block_weights=4 * config.hidden_size**2 + 2 * config.hidden_size * config.mlp_size,
         )
@@ -117,7 +118,8 @@ class SimplexRoberta(Network):
         x_BLD = self.vocab_to_hidden_dim_embed(
             simplex_weights(X_BLV, previous_BLV, self.config.self_condition)
         )
-        x_BLD = x_BLD + self.timestep_embed(t_B[:, None].to(x_BLD.dtype))[:, None]
+        t_BL = t_B if t_B.ndim == 2 else t_B[:, None]
+        x_BLD = x_BLD + self.timestep_embed(t_BL[..., None].to(x_BLD.dtype))
         embeddings = self.roberta.embeddings
         if given_BL is not None and generated_BL is not None:
             clean_BLD = embeddings.word_embeddings(given_BL)

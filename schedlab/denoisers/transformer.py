@@ -105,18 +105,7 @@ class Transformer(Network):
         Embeddings start at unit size, so that the branches do not drown which token stands where,
         and the head near zero, so that the first predictions are uniform.
         """
-        branch_scale = 1.0 / math.sqrt(2 * self.config.num_blocks)
-        with torch.no_grad():
-            for name, weight in self.named_parameters():
-                if weight.ndim < 2:
-                    weight.fill_(_FIRST_SHIFT if "shift" in name else 1.0)  # else RMSNorm's gain
-                    continue
-                first_std = {"embedding.weight": 1.0, "positions.weight": 1.0}
-                first_std["head.weight"] = 0.002
-                std = first_std.get(name, 0.5 / math.sqrt(weight.shape[1]))
-                if name.endswith(("attention.output.weight", "mlp.output.weight")):
-                    std *= branch_scale
-                weight.normal_(0.0, std, generator=generator)
+        first_weights(self, self.config.num_blocks, generator)
 
     @property
     def spec(self) -> DenoiserSpec:
@@ -265,6 +254,21 @@ class Transformer(Network):
 
     def _rotary(self, length: int, like: Tensor) -> Tensor:
         return rotary_table(length, self.config.hidden_size // self.config.num_heads, like)
+
+
+@torch.no_grad()
+def first_weights(network: nn.Module, num_blocks: int, generator: torch.Generator) -> None:
+    """Draw all weights of a network of blocks, see `Transformer.init_weights`."""
+    branch_scale = 1.0 / math.sqrt(2 * num_blocks)
+    for name, weight in network.named_parameters():
+        if weight.ndim < 2:
+            weight.fill_(_FIRST_SHIFT if "shift" in name else 1.0)  # else RMSNorm's gain
+            continue
+        first_std = {"embedding.weight": 1.0, "positions.weight": 1.0, "head.weight": 0.002}
+        std = first_std.get(name, 0.5 / math.sqrt(weight.shape[1]))
+        if name.endswith(("attention.output.weight", "mlp.output.weight")):
+            std *= branch_scale
+        weight.normal_(0.0, std, generator=generator)
 
 
 class Block(nn.Module):

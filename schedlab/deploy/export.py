@@ -150,6 +150,11 @@ def _plan(search: SearchFile, row: SearchRow) -> Plan:
         model_schedule=row.schedule,
         decoding=Decoding(temperature=setting.temperature, top_p=setting.top_p),
         policy=setting.policy,
+        process=setting.process,
+        noise_schedule=setting.noise_schedule,
+        time_grid=setting.time_grid,
+        simplex_value=setting.simplex_value,
+        guidance=setting.guidance,
     )
     if plan.digest != row.digest:
         raise InputError(

@@ -19,9 +19,9 @@ from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.loading import without_blocks
 from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
-from schedlab.evaluation.lab import load_denoiser, masked_process
+from schedlab.evaluation.lab import load_denoiser, process_of
 from schedlab.plan import Plan, PlanFile
-from schedlab.processes import MaskedProcess
+from schedlab.processes import Process
 from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds, sample_plans
 from schedlab.text.tokenizer import Tokenizer
@@ -41,7 +41,7 @@ class Player:
 
     plan: Plan
     denoisers: Mapping[str, Denoiser]
-    process: MaskedProcess
+    process: Process
     tokenizer: Tokenizer
     device: str = "cpu"
 
@@ -117,9 +117,9 @@ def load_plan(plan_file: PlanFile | str | os.PathLike[str], *, device: str = "au
         )
         _check(f"denoiser {role}", ref.location, ref.sha256, denoisers[role].fingerprint)
     spec = next(iter(denoisers.values())).spec
-    process = masked_process(spec)
+    process = process_of(spec)
     where = _find(file.tokenizer.location, folder)
-    tokenizer = Tokenizer.for_model(where, process.vocab_size, process.mask_id)
+    tokenizer = Tokenizer.for_model(where, spec.vocab_size, spec.mask_id)
     _check("the tokeniser", file.tokenizer.location, file.tokenizer.sha256, tokenizer.fingerprint)
     for role, model in denoisers.items():
         _check_vocabulary(role, model, tokenizer, file.plan.length)

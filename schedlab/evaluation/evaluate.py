@@ -22,22 +22,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from schedlab.denoisers.base import keeping, shadowing, takes_padding
+from schedlab.denoisers.base import Denoiser, keeping, shadowing, takes_padding
 from schedlab.errors import InputError, SchedlabError
 from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Given, HeldOut, Prompts
 from schedlab.metrics import Samples, compute_all, metric_names, metric_versions
-from schedlab.metrics.cost import expected_cost, role_costs
+from schedlab.metrics.control import CONTROL_VERSION, control_scores
+from schedlab.metrics.cost import expected_cost, role_costs, usage_names
 from schedlab.metrics.duel import check_has_likelihood, has_random_order, scored
 from schedlab.metrics.samples import FloatArray
 from schedlab.plan import Plan, families_of
 from schedlab.policies import COMMIT_POLICIES, OWN_LOOP, check_policy, commit_policy
+from schedlab.processes import Process, SimplexProcess, only_masked
 from schedlab.results.measurement import DUEL_NATS, DUEL_TOKENS, Measurement, merge
 from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
-from schedlab.sampling import Sampled, SequenceIds, Work, check_roles, sample_plans
+from schedlab.sampling import Sampled, SequenceIds, Work, check_dense, check_roles, sample_plans
 from schedlab.tasks import Task
 
 ACCURACY = "accuracy"
@@ -152,14 +154,26 @@ def identity_of(plan: Plan, block: SeedBlock, lab: Lab, prompts: Given | None) -
         precision=lab.precision,
         device=lab.kernels,
         engine=ENGINE_VERSION,
-        metrics=_metric_versions(lab, prompts),
+        metrics=_metric_versions(plan, lab, prompts),
+        classifiers=_classifiers(plan, lab),
     )
 
 
-def _metric_versions(lab: Lab, prompts: Given | None) -> dict[str, int]:
+def _classifiers(plan: Plan, lab: Lab) -> dict[str, str]:
+    """Fingerprints of those that a plan's tokens and scores depend on."""
+    if plan.guidance is None:
+        return {}
+    names = {attribute.classifier for attribute in plan.guidance.attributes} & lab.guides.keys()
+    guides = {f"guide {name}": lab.guides[name].fingerprint for name in sorted(names)}
+    return guides | {f"judge {name}": model.fingerprint for name, model in lab.judges.items()}
+
+
+def _metric_versions(plan: Plan, lab: Lab, prompts: Given | None) -> dict[str, int]:
     if isinstance(prompts, HeldOut):
         return {"duel": DUEL_VERSION}
     versions = metric_versions(_metric_names(lab, prompts))
+    if plan.guidance is not None and lab.judges:
+        versions |= {"control": CONTROL_VERSION}
     return versions if _task_of(prompts) is None else versions | {ACCURACY: 1}
 
 
@@ -179,7 +193,8 @@ def _groups(
     those of policies with their own loop share no forwards, so each family is by itself."""
     plans_of: dict[tuple[int, str, bool, SeedBlock], list[Plan]] = {}
     for plan, block in missing:
-        family = plan.family_digest if plan.policy.name in OWN_LOOP else ""
+        by_itself = plan.is_dense or plan.policy.name in OWN_LOOP
+        family = plan.family_digest if by_itself else ""
         key = (plan.length, family, _hides_padding(plan, lab, prompts), block)
         plans_of.setdefault(key, []).append(plan)
     blocks_of: dict[tuple[Plan, ...], list[SeedBlock]] = {}
@@ -225,7 +240,7 @@ def _run_group(
     for found in sample_plans(
         plans, lab.denoisers, lab.process, SequenceIds.of(blocks, device=lab.device), prefix_BP,
         work=work, progress=sampled, end_id=lab.tokenizer.eot_id,
-        padding_B=_padding(plans, blocks, lab, prompts),
+        padding_B=_padding(plans, blocks, lab, prompts), guides=lab.guides,
     ):  # fmt: skip
         number = int(block_B[found.sequence])
         found_of.setdefault(number, []).append(found)
@@ -253,11 +268,11 @@ def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | Non
     total = 0.0
     for places in families_of(plans):
         family = [plans[place] for place in places]
-        if family[0].policy.name in OWN_LOOP:  # these share no beginnings
+        if family[0].is_dense or family[0].policy.name in OWN_LOOP:  # no shared beginnings
             for plan in family:
                 cost = expected_cost(
                     plan,
-                    role_costs(plan, lab.denoisers, prefix_length),
+                    role_costs(plan, lab.denoisers, prefix_length, guides=lab.guides),
                     prefix_length=prefix_length,
                 )
                 total += sum(cost.forwards.values())
@@ -283,7 +298,7 @@ def _records(
     prefix_length = prompts.prefix_length if prompts is not None else 0
     tokens_UL = np.concatenate([one.tokens_UL for one in found])
     text_NS = np.zeros((len(plans), block.size), dtype=np.int64)
-    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
+    roles = dict.fromkeys(role for plan in plans for role in usage_names(plan))
     forwards, head_positions, positions = (
         {role: np.zeros_like(text_NS) for role in roles} for _ in range(3)
     )
@@ -308,8 +323,13 @@ def _records(
     seconds = _prices(work)
     names = _metric_names(lab, prompts)
     for n, measured in enumerate(compute_all(samples, text_NS, names)):
-        own = plans[n].model_schedule.roles
+        own = usage_names(plans[n])
         scores = {**measured} if right_U is None else {**measured, ACCURACY: right_U[text_NS[n]]}
+        if (guidance := plans[n].guidance) is not None:
+            number_S = np.arange(block.first, block.first + block.size)
+            scores |= control_scores(
+                guidance, lab.guides, lab.judges, tokens_UL, text_NS[n], number_S
+            )
         yield BlockRecord(
             identity=identities[plans[n], block],
             prefix_length=prefix_length,
@@ -323,7 +343,7 @@ def _records(
                 )
                 for role in own
             },
-            costs=role_costs(plans[n], lab.denoisers, prefix_length),
+            costs=role_costs(plans[n], lab.denoisers, prefix_length, guides=lab.guides),
             seconds=sum(
                 (seconds.get(role, 0.0) * forwards[role][n] for role in own), np.zeros(block.size)
             ).tolist(),
@@ -365,7 +385,7 @@ def _likelihoods(
         for plan in plans:
             own = Work()
             bound, asked = scored(
-                plan, lab.denoisers, lab.process, tokens_SL,
+                plan, lab.denoisers, only_masked(lab.process, "likelihoods"), tokens_SL,
                 prefix_length=texts.prefix_length, end_id=lab.tokenizer.eot_id,
                 device=lab.device, work=own, seeds=block,
             )  # fmt: skip
@@ -434,6 +454,24 @@ def _check(
         check_plan(plan, lab, prompts)
 
 
+def check_process(plan: Plan, process: Process, denoisers: Mapping[str, Denoiser]) -> None:
+    """Refuse a plan of another process than its denoisers'.
+
+    Raises:
+        InputError: process, noise schedule or simplex value differ.
+    """
+    spec = denoisers[plan.model_schedule.roles[0]].spec
+    pairs: list[tuple[str, object, object]] = [("process", plan.process, spec.process)]
+    if isinstance(process, SimplexProcess):
+        pairs.append(("noise_schedule", plan.noise_schedule, spec.noise_schedule))
+        pairs.append(("simplex_value", plan.simplex_value, process.value))
+    for name, ours, theirs in pairs:
+        if ours != theirs:
+            raise InputError(
+                f"plan.{name} is {ours!r}, the denoisers were trained for {theirs!r}; set it so"
+            )
+
+
 def check_plan(plan: Plan, lab: Lab, prompts: Given | None) -> None:
     """Refuse a plan that cannot be evaluated, before anything is run.
 
@@ -443,6 +481,14 @@ def check_plan(plan: Plan, lab: Lab, prompts: Given | None) -> None:
     """
     check_roles(plan, lab.denoisers)
     check_policy(plan.policy)
+    check_process(plan, lab.process, lab.denoisers)
+    if plan.is_dense:
+        check_dense(plan, lab.guides)
+        if isinstance(prompts, HeldOut):
+            raise InputError(
+                f"policy {plan.policy}: with guidance, clocks of tokens or processes other than"
+                " the masked one there is no exact likelihood; measure samples"
+            )
     if plan.length > lab.max_length:
         raise InputError(
             f"a plan's length must be at most the {lab.max_length} that the denoisers were"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
+from schedlab.classifiers import TextClassifier
+from schedlab.classifiers import load as load_classifier
 from schedlab.denoisers import loading
 from schedlab.denoisers.base import Denoiser, DenoiserSpec
 from schedlab.denoisers.network import Network
@@ -15,12 +17,13 @@ from schedlab.errors import InputError
 from schedlab.metrics.samples import Scorer
 from schedlab.metrics.scorers import load_scorer
 from schedlab.plan.lab_config import LabConfig
-from schedlab.processes import MaskedProcess
+from schedlab.processes import MaskedProcess, Process, SimplexProcess, UniformProcess
 from schedlab.sampling.compiled import Compiled
 from schedlab.text.tokenizer import Tokenizer
 
 SHARED_FIELDS = (
-    "process", "vocab_size", "mask_id", "max_length", "noise_schedule", "prediction"
+    "process", "vocab_size", "mask_id", "max_length", "noise_schedule", "prediction",
+    "simplex_value",
 )  # fmt: skip
 
 NO_SCORER = "none"
@@ -56,39 +59,45 @@ class Lab:
         precision: dtype of the denoisers, for the record.
         device: where the denoisers are, such as `cpu` or `cuda`.
         compiled: whether they run compiled.
+        guides: classifiers that guide, by name.
+        judges: classifiers that judge what was asked for, by name; they are others than guides.
 
     Raises:
         InputError: parts that do not fit together; the message names the field.
     """
 
     denoisers: Mapping[str, Denoiser]
-    process: MaskedProcess
+    process: Process
     tokenizer: Codec
     scorer: Scorer | None
     precision: str = "float32"
     device: str = "cpu"
     compiled: bool = False
+    guides: Mapping[str, TextClassifier] = field(default_factory=dict)
+    judges: Mapping[str, TextClassifier] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.denoisers:
             raise InputError("a lab needs at least one denoiser, got none")
         (first_role, first), *others = self.denoisers.items()
         for role, denoiser in others:
-            for field in SHARED_FIELDS:
+            for name in SHARED_FIELDS:
                 _check_equal(
-                    field,
-                    (f"denoiser {first_role}", getattr(first.spec, field)),
-                    (f"denoiser {role}", getattr(denoiser.spec, field)),
+                    name,
+                    (f"denoiser {first_role}", getattr(first.spec, name)),
+                    (f"denoiser {role}", getattr(denoiser.spec, name)),
                 )
-        for field in ("vocab_size", "mask_id"):
-            ours = (f"denoiser {first_role}", getattr(first.spec, field))
-            _check_equal(field, ours, ("the process", getattr(self.process, field)))
-            _check_equal(field, ours, ("the tokeniser", getattr(self.tokenizer, field)))
-        if first.spec.prediction != "posterior":
+        masked = isinstance(self.process, MaskedProcess)
+        for name in ("vocab_size", "mask_id") if masked else ("vocab_size",):
+            ours = (f"denoiser {first_role}", getattr(first.spec, name))
+            _check_equal(name, ours, ("the process", getattr(self.process, name)))
+            _check_equal(name, ours, ("the tokeniser", getattr(self.tokenizer, name)))
+        if masked and first.spec.prediction != "posterior":
             raise InputError(
                 "the masked process needs denoisers that predict the posterior,"
                 f" got {first.spec.prediction!r}"
             )
+        check_classifiers(self.guides, self.judges, first.spec)
 
     @property
     def scorer_name(self) -> str:
@@ -102,7 +111,12 @@ class Lab:
 
     def context(self) -> dict[str, str | dict[str, str]]:
         """Fingerprints of all parts, for reports and provenance."""
-        return {
+        classifiers: dict[str, str | dict[str, str]] = {
+            kind: {name: model.fingerprint for name, model in found.items()}
+            for kind, found in (("guides", self.guides), ("judges", self.judges))
+            if found
+        }
+        return classifiers | {
             "denoisers": {role: model.fingerprint for role, model in self.denoisers.items()},
             "tokenizer": self.tokenizer.fingerprint,
             "scorer": self.scorer.fingerprint if self.scorer else NO_SCORER,
@@ -141,7 +155,7 @@ def build_lab(config: LabConfig) -> Lab:
     tokenizer = Tokenizer.for_model(config.tokenizer, spec.vocab_size, spec.mask_id)
     return Lab(
         denoisers=denoisers,
-        process=masked_process(spec),
+        process=process_of(spec),
         tokenizer=tokenizer,
         scorer=None
         if config.scorer == NO_SCORER
@@ -149,7 +163,39 @@ def build_lab(config: LabConfig) -> Lab:
         precision=precision,
         device=device,
         compiled=config.compile,
+        guides={
+            name: load_classifier(location, device=device, precision=precision)
+            for name, location in config.classifiers.items()
+        },
+        judges={
+            name: load_classifier(location, device=device)
+            for name, location in config.judges.items()
+        },
     )
+
+
+def check_classifiers(
+    guides: Mapping[str, TextClassifier], judges: Mapping[str, TextClassifier], spec: DenoiserSpec
+) -> None:
+    """Refuse classifiers of another vocabulary, and a judge that guides.
+
+    Raises:
+        InputError: see above.
+    """
+    for kind, found in (("classifiers", guides), ("judges", judges)):
+        for name, model in found.items():
+            if model.config.vocab_size != spec.vocab_size:
+                raise InputError(
+                    f"lab.{kind}: {name} has {model.config.vocab_size} tokens, the denoisers"
+                    f" {spec.vocab_size}; classifiers share the denoisers' tokenizer"
+                )
+    own = {model.fingerprint: name for name, model in guides.items()}
+    for name, model in judges.items():
+        if model.fingerprint in own:
+            raise InputError(
+                f"lab.judges: {name} is the same as the guide {own[model.fingerprint]!r}, which"
+                " would judge its own work; train another with another seed"
+            )
 
 
 def load_denoiser(
@@ -167,16 +213,29 @@ def load_denoiser(
     return model
 
 
-def masked_process(spec: DenoiserSpec) -> MaskedProcess:
+def process_of(spec: DenoiserSpec) -> Process:
     """The process that denoisers of these conventions are sampled with.
+
+    Raises:
+        InputError: a masked denoiser without a mask.
+    """
+    if spec.process == "simplex":
+        return SimplexProcess(spec.vocab_size, spec.simplex_value)
+    if spec.process == "uniform":
+        return UniformProcess(spec.vocab_size)
+    return masked_process(spec)
+
+
+def masked_process(spec: DenoiserSpec) -> MaskedProcess:
+    """The masked process that denoisers of these conventions are sampled with.
 
     Raises:
         InputError: they are of another process.
     """
     if spec.process != "masked" or spec.mask_id is None:
         raise InputError(
-            f"denoisers of the {spec.process} process can be inspected but not sampled yet; name"
-            " masked ones"
+            f"this works with denoisers of the masked process, these are of the {spec.process}"
+            " process"
         )
     return MaskedProcess(spec.vocab_size, spec.mask_id)
 

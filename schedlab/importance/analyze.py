@@ -28,7 +28,7 @@ from schedlab.importance.panel import Panel
 from schedlab.importance.propagation import swap_sums
 from schedlab.importance.sums import SequenceSums
 from schedlab.plan.importance_config import ImportanceConfig
-from schedlab.processes import MaskedProcess
+from schedlab.processes import Process, only_masked
 from schedlab.results import Estimate, SeedBlock
 from schedlab.results.importance_file import (
     ARRAYS_NAME,
@@ -57,7 +57,7 @@ class Laboratory(Protocol):
         ...
 
     @property
-    def process(self) -> MaskedProcess:
+    def process(self) -> Process:
         """The common process."""
         ...
 
@@ -116,7 +116,7 @@ def analyze(
     """
     panel = Panel(
         denoisers=lab.denoisers,
-        process=lab.process,
+        process=only_masked(lab.process, "curves of step importance"),
         heavy=config.heavy,
         lights=tuple(config.lights),
         heavy_b=config.heavy_b,

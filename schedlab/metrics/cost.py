@@ -14,23 +14,46 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from schedlab.classifiers import TextClassifier
+from schedlab.classifiers.network import encoder_flops
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.plan import Plan
-from schedlab.policies import COMMIT_POLICIES, REMASK_POLICIES, commit_policy, remask_policy
+from schedlab.policies import (
+    ALLOCATION_POLICIES,
+    COMMIT_POLICIES,
+    REMASK_POLICIES,
+    commit_policy,
+    remask_policy,
+)
 from schedlab.policies.remdm import RemaskView
 from schedlab.processes import alpha, time_grid
 from schedlab.results.plan_cost import PlanCost
 from schedlab.results.record import RoleCost
+from schedlab.sampling.dense import GUIDANCE
+from schedlab.sampling.guidance import Steering
 
 FloatArray = NDArray[np.float64]
 
 
+def usage_names(plan: Plan) -> tuple[str, ...]:
+    """What a plan's requests are counted under: its roles, and its guides."""
+    guided = plan.guidance is not None
+    return (*plan.model_schedule.roles, *((GUIDANCE,) if guided else ()))
+
+
 def role_costs(
-    plan: Plan, denoisers: Mapping[str, Denoiser], prefix_length: int = 0
+    plan: Plan,
+    denoisers: Mapping[str, Denoiser],
+    prefix_length: int = 0,
+    *,
+    guides: Mapping[str, TextClassifier] | None = None,
 ) -> dict[str, RoleCost]:
     """Price of a request to each denoiser that the plan uses, behind so many given positions; with
-    the shadows of policies that have them a request is of a sequence longer by a block."""
+    the shadows of policies that have them a request is of a sequence longer by a block.
+
+    A pass of guides, the mean over a plan's attributes, is a head position of `guidance`.
+    """
     length, costs = plan.length, {}
     if plan.policy.name in COMMIT_POLICIES:
         policy = commit_policy(plan.policy.name, plan.policy.parameters)
@@ -42,7 +65,22 @@ def role_costs(
             block_flops=block_flops(spec, length),
             head_flops=head_flops(spec),
         )
+    if plan.guidance is not None:
+        named = [attribute.classifier for attribute in plan.guidance.attributes]
+        free = plan.length - prefix_length
+        each = [guidance_flops((guides or {})[name], plan.length, free) for name in named]
+        costs[GUIDANCE] = RoleCost(
+            num_blocks=0, block_flops=0, head_flops=round(sum(each) / len(each))
+        )
     return costs
+
+
+def guidance_flops(guide: TextClassifier, length: int, free: int) -> int:
+    """FLOPs of a pass of a guide forward and back: its encoder twice (no gradient of weights), and
+    the products with its embedding, forward and back at generated positions."""
+    config = guide.config
+    products = 2 * 2 * free * config.vocab_size * config.hidden_size
+    return 2 * encoder_flops(config, length) + products
 
 
 def expected_cost(
@@ -56,26 +94,53 @@ def expected_cost(
         prefix_length: given positions, which are never revealed.
     """
     num_free = plan.length - prefix_length
-    busy_T, revealed_T = STEP_COSTS[plan.policy.name](plan, num_free)
+    step_cost = _every_step if plan.is_dense else STEP_COSTS[plan.policy.name]
+    busy_T, revealed_T = step_cost(plan, num_free)
     steps = np.array(plan.model_schedule.steps)
     roles = plan.model_schedule.roles
     forwards = {role: float(busy_T[steps == role].sum()) for role in roles}
     heads = {role: float(revealed_T[steps == role].sum()) for role in roles}
     nominal = {role: plan.model_schedule.count(role) for role in roles}
+    guided = _guidance_flops(plan, costs)
     flops_blocks = sum(forwards[role] * costs[role].block_flops for role in roles)
     return PlanCost(
         forwards=forwards,
         block_forwards=sum(forwards[role] * costs[role].num_blocks for role in roles),
         flops_blocks=flops_blocks,
-        flops_total=flops_blocks + sum(heads[role] * costs[role].head_flops for role in roles),
+        flops_total=flops_blocks
+        + sum(heads[role] * costs[role].head_flops for role in roles)
+        + guided,
         nominal_forwards=nominal,
         nominal_block_forwards=sum(nominal[role] * costs[role].num_blocks for role in roles),
         nominal_flops_blocks=sum(nominal[role] * costs[role].block_flops for role in roles),
         nominal_flops_total=sum(
             nominal[role] * (costs[role].block_flops + plan.length * costs[role].head_flops)
             for role in roles
-        ),
+        )
+        + guided,
     )
+
+
+def _guidance_flops(plan: Plan, costs: Mapping[str, RoleCost]) -> int:
+    """Of all passes of guides over a run."""
+    if plan.guidance is None:
+        return 0
+    grid = time_grid(plan.time_grid, plan.num_steps).tolist()
+    steering = Steering(plan.guidance, {})
+    guided = sum(steering.is_on(k, grid[:-1]) for k in range(plan.num_steps))
+    passes = guided * plan.guidance.iterations * len(plan.guidance.attributes)
+    return passes * costs[GUIDANCE].head_flops
+
+
+def _every_step(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
+    """A forward at every step, the head at all positions that are predicted."""
+    share = np.ones(plan.num_steps)
+    if plan.process == "masked":  # at masks: at most so many where clocks run ahead
+        share = (
+            1.0
+            - alpha(plan.noise_schedule)(time_grid(plan.time_grid, plan.num_steps)[:-1]).numpy()
+        )
+    return np.ones(plan.num_steps), share * num_free
 
 
 def _ancestral(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:
@@ -149,6 +214,7 @@ STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
         for name, policy in COMMIT_POLICIES.items()
     },
     **dict.fromkeys(REMASK_POLICIES, _remasking),
+    **dict.fromkeys(ALLOCATION_POLICIES, _every_step),
 }
 """By policy: expected forwards and positions that the head reads per step, float64 (T,) each; at
 most so many where the predictions decide."""

@@ -140,8 +140,8 @@ class Run:
     @property
     def tokenizer(self) -> Tokenizer:
         """The lab's tokenizer."""
-        process = self.lab.process
-        return Tokenizer.for_model(self.job.lab.tokenizer, process.vocab_size, process.mask_id)
+        spec = next(iter(self.lab.denoisers.values())).spec
+        return Tokenizer.for_model(self.job.lab.tokenizer, spec.vocab_size, spec.mask_id)
 
     @property
     def num_workers(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
+import pydantic
 from pydantic import Field
 
 from schedlab.errors import InputError
@@ -21,12 +22,14 @@ from schedlab.files import (
     sha256_text,
     validate,
 )
+from schedlab.plan.guidance import Guidance
 from schedlab.plan.model_schedule import ROLE_PATTERN, ModelSchedule
 
 PLAN_FORMAT: Final = "schedlab.plan"
 PLAN_VERSION: Final = 1
 PLAN_SCHEMA_ID = f"{PLAN_FORMAT}.v{PLAN_VERSION}"
 MAX_LENGTH = 1 << 20
+DEFAULT_SIMPLEX_VALUE = 5.0
 
 Role = Annotated[str, Field(pattern=rf"^{ROLE_PATTERN}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -65,6 +68,17 @@ PolicyName = Literal[
     "remdm_rescale",
     "remdm_conf",
     "remdm_loop",
+    "tta_constant",
+    "tta_linear",
+    "tta_backward",
+    "tta_random",
+    "tta_fixed",
+    "tta_adaptive",
+    "tta_scaled",
+    "tta_top_k",
+    "tta_share",
+    "tta_softmax",
+    "tta_threshold",
 ]
 
 
@@ -111,19 +125,48 @@ class Plan(Record):
         length: positions L of a sequence, prefix included.
         model_schedule: which denoiser role runs at which of the T steps.
         process: noising process.
-        noise_schedule: `linear` is alpha_t = 1 - t.
-        time_grid: `uniform` is t_k = 1 - k / T.
+        noise_schedule: `linear` is alpha_t = 1 - t, `cosine` that of simplex models.
+        time_grid: `uniform` is t_k = 1 - k / T; `tess` that of TESS's code, for simplex models.
         policy: which tokens move at a step.
         decoding: temperature and top-p of the draw.
+        guidance: classifiers that steer the prediction, if any.
+        simplex_value: K of the simplex process.
     """
 
     length: Annotated[int, Field(ge=1, le=MAX_LENGTH)]
     model_schedule: ModelSchedule
-    process: Literal["masked"] = "masked"
-    noise_schedule: Literal["linear"] = "linear"
-    time_grid: Literal["uniform"] = "uniform"
+    process: Literal["masked", "uniform", "simplex"] = "masked"
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    time_grid: Literal["uniform", "tess"] = "uniform"
     policy: PolicySpec = PolicySpec()
     decoding: Decoding = Decoding()
+    guidance: Guidance | None = None
+    simplex_value: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_SIMPLEX_VALUE
+
+    @pydantic.model_serializer(mode="wrap")
+    def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a plan does not use: digests stay as they were before there was any."""
+        found: dict[str, Any] = handler(self)
+        if self.guidance is None:
+            found.pop("guidance", None)
+        if self.process != "simplex":
+            found.pop("simplex_value", None)
+        return found
+
+    @pydantic.model_validator(mode="after")
+    def _fits_its_process(self) -> Self:
+        if self.process != "simplex" and self.time_grid == "tess":
+            raise ValueError("time_grid 'tess' is for process 'simplex' only")
+        if self.process == "masked" and self.noise_schedule != "linear":
+            raise ValueError("noise_schedule of process 'masked' must be 'linear'")
+        return self
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every step predicts all positions: guidance, clocks of tokens, processes in
+        which every position moves. Others go through samplers that save forwards."""
+        clocks = self.policy.name.startswith("tta_")
+        return self.process != "masked" or clocks or self.guidance is not None
 
     @property
     def num_steps(self) -> int:

@@ -115,6 +115,12 @@ def _knob(name: str, range_: Range, **others: Range) -> PolicySpace:
     return PolicySpace(Knob(range_, {name: 1.0}), others)
 
 
+def _allocation(**others: Range) -> PolicySpace:
+    """Rules that read a signal; gradients come of guidance, so a search chooses among the rest."""
+    signals = ("entropy", "margin", "change")
+    return PolicySpace("steps", others, in_blocks=False, choices={"signal": signals})
+
+
 _CONFIDENCE = Range(0.3, 0.999, "complement")
 
 POLICY_SPACES: dict[PolicyName, PolicySpace] = {
@@ -175,6 +181,17 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
     "remdm_rescale": _steps(in_blocks=False, eta=Range(0.001, 0.1, "log")),
     "remdm_conf": _steps(in_blocks=False),
     "remdm_loop": _steps(in_blocks=False, eta=Range(0.005, 0.1, "log")),
+    "tta_constant": _steps(in_blocks=False),
+    "tta_linear": _steps(in_blocks=False),
+    "tta_backward": _steps(in_blocks=False),
+    "tta_random": _steps(in_blocks=False),
+    "tta_fixed": _steps(in_blocks=False, at=Range(0.0, 1.0)),
+    "tta_adaptive": _allocation(smooth=Range(0.0, 1.0)),
+    "tta_scaled": _steps(in_blocks=False, factor=Range(0.3, 1.0), offset=Range(-0.2, 0.2)),
+    "tta_top_k": _allocation(share=Range(0.02, 0.6), low=Range(0.0, 1.0)),
+    "tta_share": _allocation(share=Range(0.05, 0.95), low=Range(0.0, 1.0)),
+    "tta_softmax": _allocation(low=Range(0.0, 1.0), temperature=Range(0.02, 2.0, "log")),
+    "tta_threshold": _allocation(deviations=Range(-1.0, 3.0), low=Range(0.0, 1.0)),
 }
 
 

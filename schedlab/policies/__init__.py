@@ -1,7 +1,7 @@
 """Policies, one per file: pure tensor functions on a view of the step.
 
 Timestep policies decide before the prediction, commit policies by it, remask policies also take
-tokens back.
+tokens back, allocation policies give every token its own noise level by what a guide says of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,20 @@ from typing import Any, TypeVar
 from schedlab.errors import InputError
 from schedlab.plan import PolicySpec
 from schedlab.plan.plan import Scalar
+from schedlab.policies.allocation import (
+    Adaptive,
+    Allocation,
+    BackwardLinear,
+    Constant,
+    CumulativeShare,
+    Fixed,
+    Linear,
+    Random,
+    Scaled,
+    Softmax,
+    TopK,
+)
+from schedlab.policies.allocation import Threshold as AllocationThreshold
 from schedlab.policies.ancestral import Ancestral
 from schedlab.policies.commit import CommitPolicy
 from schedlab.policies.dilated import Dilated
@@ -64,6 +78,20 @@ REMASK_POLICIES: dict[str, type[RemaskPolicy]] = {
     "remdm_loop": RemdmLoop,
 }
 
+ALLOCATION_POLICIES: dict[str, type[Allocation]] = {
+    "tta_constant": Constant,
+    "tta_linear": Linear,
+    "tta_backward": BackwardLinear,
+    "tta_random": Random,
+    "tta_fixed": Fixed,
+    "tta_adaptive": Adaptive,
+    "tta_scaled": Scaled,
+    "tta_top_k": TopK,
+    "tta_share": CumulativeShare,
+    "tta_softmax": Softmax,
+    "tta_threshold": AllocationThreshold,
+}
+
 OWN_LOOP = COMMIT_POLICIES.keys() | REMASK_POLICIES.keys()
 """Policies that the event sampler cannot run."""
 
@@ -83,6 +111,13 @@ def commit_policy(name: str, parameters: dict[str, Any]) -> CommitPolicy:
     return _built(COMMIT_POLICIES, name, parameters)
 
 
+def allocation_policy(name: str, parameters: dict[str, Any]) -> Allocation:
+    """The policy of that name with these parameters; `ancestral` is constant."""
+    if name == "ancestral":
+        name = "tta_constant"
+    return _built(ALLOCATION_POLICIES, name, parameters)
+
+
 def remask_policy(name: str, parameters: dict[str, Any]) -> RemaskPolicy:
     """The policy of that name with these parameters."""
     return _built(REMASK_POLICIES, name, parameters)
@@ -97,6 +132,8 @@ def check_policy(spec: PolicySpec) -> None:
             )
     elif spec.name in COMMIT_POLICIES:
         commit_policy(spec.name, spec.parameters)
+    elif spec.name in ALLOCATION_POLICIES:
+        allocation_policy(spec.name, spec.parameters)
     elif spec.name in REMASK_POLICIES:
         remask_policy(spec.name, spec.parameters)
     else:
@@ -105,7 +142,12 @@ def check_policy(spec: PolicySpec) -> None:
 
 def default_parameters(name: str) -> dict[str, Scalar]:
     """A policy's parameters where nothing is said."""
-    policies = {**TIMESTEP_POLICIES, **COMMIT_POLICIES, **REMASK_POLICIES}
+    policies: dict[str, type[Any]] = {
+        **TIMESTEP_POLICIES,
+        **COMMIT_POLICIES,
+        **REMASK_POLICIES,
+        **ALLOCATION_POLICIES,
+    }
     policy = policies.get(name)
     if policy is None or not dataclasses.is_dataclass(policy):
         return {}
@@ -139,16 +181,19 @@ def _built(
 
 
 __all__ = [
+    "ALLOCATION_POLICIES",
     "COMMIT_POLICIES",
     "FIRST_HITTING",
     "OWN_LOOP",
     "REMASK_POLICIES",
     "TIMESTEP_POLICIES",
+    "Allocation",
     "Ancestral",
     "CommitPolicy",
     "RandomOrder",
     "StepView",
     "TimestepPolicy",
+    "allocation_policy",
     "check_policy",
     "commit_policy",
     "default_parameters",

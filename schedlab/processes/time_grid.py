@@ -18,7 +18,16 @@ def uniform_grid(num_steps: int) -> Tensor:
     return 1.0 - torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
 
 
-TIME_GRIDS: dict[str, Callable[[int], Tensor]] = {"uniform": uniform_grid}
+def tess_grid(num_steps: int) -> Tensor:
+    """(T - 1 - k) / T and 0 again, float64 (T + 1,): the denoiser is called at (T - 1)/T, ..., 0.
+
+    The grid of TESS's and TTA's code [C], for the simplex process: the noise of the prior is taken
+    for level (T - 1)/T, and the last call reads what the one before drew, without noise.
+    """
+    return (uniform_grid(num_steps) - 1.0 / num_steps).clamp(min=0.0)
+
+
+TIME_GRIDS: dict[str, Callable[[int], Tensor]] = {"uniform": uniform_grid, "tess": tess_grid}
 
 
 def time_grid(name: str, num_steps: int) -> Tensor:

@@ -62,6 +62,7 @@ class Identity(Record):
         device: what rounds, such as `cpu`, `cuda` or `cpu compiled`.
         engine: version of the sampling engine.
         metrics: version of every per-sequence metric.
+        classifiers: fingerprints of the classifiers that guide the plan and of the judges.
     """
 
     plan: Plan
@@ -74,6 +75,15 @@ class Identity(Record):
     device: str
     engine: int
     metrics: dict[str, int]
+    classifiers: dict[str, str] = {}
+
+    @pydantic.model_serializer(mode="wrap")
+    def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without classifiers where there are none: keys stay as they were before there were."""
+        found: dict[str, Any] = handler(self)
+        if not self.classifiers:
+            found.pop("classifiers", None)
+        return found
 
     @cached_property
     def key(self) -> str:

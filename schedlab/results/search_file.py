@@ -14,7 +14,8 @@ from pydantic import Field
 from schedlab.errors import InputError
 from schedlab.files import FileRecord, Record
 from schedlab.plan import ModelSchedule, PolicySpec
-from schedlab.plan.plan import Role, Sha256
+from schedlab.plan.guidance import Guidance
+from schedlab.plan.plan import DEFAULT_SIMPLEX_VALUE, Role, Sha256
 from schedlab.results.estimate import Estimate
 
 SEARCH_FORMAT = "schedlab.search"
@@ -54,6 +55,11 @@ class SearchSetting(Record):
     temperature: float
     top_p: float
     policy: PolicySpec = PolicySpec()
+    process: Literal["masked", "uniform", "simplex"] = "masked"
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    time_grid: Literal["uniform", "tess"] = "uniform"
+    simplex_value: float = DEFAULT_SIMPLEX_VALUE
+    guidance: Guidance | None = None
     prefix_length: Annotated[int, Field(description="tokens of held-out text given")] = 0
     entropy_band: Annotated[
         tuple[float, float], Field(description="nats per sample; outside, a plan is not picked")

@@ -40,9 +40,9 @@ class Compiled:
         """Of the denoiser inside."""
         return self.inner.fingerprint
 
-    def features(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
+    def features(self, z_BL: Tensor, t_B: Tensor | None = None, **given: Any) -> Tensor:
         """(B, L, D) features, not compiled."""
-        return self.inner.features(z_BL, t_B)
+        return self.inner.features(z_BL, t_B, **given)
 
     def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """(B, L, F) trunk, compiled; every shape is a compilation.

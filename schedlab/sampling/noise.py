@@ -16,6 +16,7 @@ Legend: B sequences, L positions, N picked positions, V vocabulary.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -49,6 +50,8 @@ class Purpose(IntEnum):
     FORWARD = 3
     LEVEL = 4
     REMASK = 5
+    SIMPLEX = 6
+    CLOCK = 7
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,14 @@ def uniforms(
     return _to_unit(_mix(_fold(_fold(key_B1, position_L), visit) + _GOLDEN))
 
 
+def uniforms_at(
+    ids_N: SequenceIds, purpose: Purpose, position_N: Tensor, visit: Tensor | int = 0
+) -> Tensor:
+    """One uniform in (0, 1) per address, float64 (N,): `uniforms` at picked positions."""
+    key_N = _fold(_fold(ids_N.seed_B, int(purpose)), ids_N.index_B)
+    return _to_unit(_mix(_fold(_fold(key_N, position_N), visit) + _GOLDEN))
+
+
 def gumbels(
     ids_N: SequenceIds, purpose: Purpose, position_N: Tensor, visit_N: Tensor | int, num: int
 ) -> Tensor:
@@ -93,6 +104,47 @@ def gumbels(
         counter_V = torch.arange(1, num + 1, device=key_N.device)
         uniform_NV = _to_unit(_mix(key_N[:, None] + counter_V * _GOLDEN))
     return uniform_NV.log_().neg_().log_().neg_()
+
+
+def normals(
+    ids_N: SequenceIds, purpose: Purpose, position_N: Tensor, visit_N: Tensor | int, num: int
+) -> Tensor:
+    """`num` standard normal variates per address, float32 (N, num).
+
+    Box and Muller's transform of the two halves of every 64 bits: magnitudes reach 6.8, and a
+    larger one is due once in 10^11 variates.
+    """
+    key_N = _fold(_fold(ids_N.seed_B, int(purpose)), ids_N.index_B)
+    key_N = _fold(_fold(key_N, position_N), visit_N)
+    pairs = (num + 1) // 2
+    found_NV = torch.empty((len(key_N), 2 * pairs), device=key_N.device)
+    rows = max(1, (_CPU_NORMALS if key_N.device.type == "cpu" else _GPU_NORMALS) // pairs)
+    for key_C, part_CV in zip(key_N.split(rows), found_NV.split(rows), strict=True):
+        upper_CP, lower_CP = _halves(key_C, pairs)
+        radius_CP = upper_CP.log_().mul_(-2.0).sqrt_()
+        angle_CP = lower_CP.mul_(2.0 * math.pi)
+        torch.mul(radius_CP, angle_CP.cos(), out=part_CV[:, :pairs])
+        torch.mul(radius_CP, angle_CP.sin_(), out=part_CV[:, pairs:])
+    return found_NV[:, :num]
+
+
+_CPU_NORMALS, _GPU_NORMALS = 1 << 15, 1 << 24
+"""Pairs at a time: on CPUs arrays that stay in the cache."""
+
+
+def _halves(key_N: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Two uniforms in (0, 1] from each of `num` elements of every stream, float32 (N, num)."""
+    if key_N.device.type == "cpu":
+        halves_N2P = _mixed(key_N.numpy(), num).view(np.uint32).reshape(len(key_N), num, 2)
+        unit = halves_N2P.astype(np.float32)
+        unit += np.float32(0.5)
+        unit *= np.float32(2.0**-32)
+        found = torch.from_numpy(unit)
+        return found[..., 0].contiguous(), found[..., 1].contiguous()
+    counter_P = torch.arange(1, num + 1, device=key_N.device)
+    x_NP = _mix(key_N[:, None] + counter_P * _GOLDEN)
+    lower_NP, upper_NP = x_NP & 0xFFFFFFFF, _shift_right(x_NP, 32)
+    return tuple((x.float() + 0.5) * 2.0**-32 for x in (lower_NP, upper_NP))  # type: ignore[return-value]
 
 
 def _fold(key: Tensor, part: Tensor | int) -> Tensor:
@@ -119,6 +171,17 @@ def _stream(key_N: NDArray[np.int64], num: int) -> NDArray[np.float64]:
     numpy has unsigned shifts and works in place: twice as fast as torch on CPUs, where
     this is most of a draw at large vocabularies.
     """
+    x = _mixed(key_N, num)
+    # The upper 52 bits as the fraction of a double in [1, 2); what is left is exact.
+    np.right_shift(x, np.uint64(12), out=x)
+    np.bitwise_or(x, np.uint64(0x3FF << 52), out=x)
+    unit = x.view(np.float64)
+    unit -= 1.0 - 2.0**-53
+    return unit
+
+
+def _mixed(key_N: NDArray[np.int64], num: int) -> NDArray[np.uint64]:
+    """`_mix` of the first `num` counters of every key, (N, num)."""
     x = key_N.view(np.uint64)[:, None] + _counters(num)
     shifted = np.empty_like(x)
     for bits, factor in ((30, _MIX_1), (27, _MIX_2)):
@@ -127,12 +190,7 @@ def _stream(key_N: NDArray[np.int64], num: int) -> NDArray[np.float64]:
         np.multiply(x, np.uint64(factor & _MASK64), out=x)
     np.right_shift(x, np.uint64(31), out=shifted)
     np.bitwise_xor(x, shifted, out=x)
-    # The upper 52 bits as the fraction of a double in [1, 2); what is left is exact.
-    np.right_shift(x, np.uint64(12), out=x)
-    np.bitwise_or(x, np.uint64(0x3FF << 52), out=x)
-    unit = x.view(np.float64)
-    unit -= 1.0 - 2.0**-53
-    return unit
+    return x
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schedlab.classifiers import Classifier
 from schedlab.denoisers.base import Denoiser
 from schedlab.errors import InputError
 from schedlab.plan import Plan, families_of
 from schedlab.policies import COMMIT_POLICIES, OWN_LOOP
-from schedlab.processes import MaskedProcess
+from schedlab.processes import MaskedProcess, Process
 from schedlab.sampling.decode import decode, rows_at_once
+from schedlab.sampling.dense import GUIDANCE, sample_dense
 from schedlab.sampling.events import Work, sample_events
 from schedlab.sampling.forwards import call_rows
 from schedlab.sampling.lanes import Sampled
@@ -34,7 +36,7 @@ ByItself = Callable[[Plan, Tensor], State]
 def sample_plans(
     plans: Sequence[Plan],
     denoisers: Mapping[str, Denoiser],
-    process: MaskedProcess,
+    process: Process,
     ids: SequenceIds,
     prefix_BP: Tensor | None = None,
     *,
@@ -42,24 +44,27 @@ def sample_plans(
     progress: Callable[[], None] = lambda: None,
     end_id: int | None = None,
     padding_B: Tensor | None = None,
+    guides: Mapping[str, Classifier] | None = None,
 ) -> Iterator[Sampled]:
     """Run plans on sequences; every (family, sequence) once, as soon as it is finished.
 
     Policies that decide before the prediction go through the event sampler, where plans share
-    forwards; the others through `decode` or `remask`, each plan by itself.
+    forwards; the others through `decode`, `remask` or `sample_dense`, each plan by itself.
 
     Args:
         plans, denoisers, process, ids, prefix_BP, work, progress: as for `sample_events`.
         end_id: the end-of-text token, for policies that stop there.
         padding_B: how many positions in front of every prefix are filled up and hidden from the
             denoisers; for policies that decide by predictions.
+        guides: classifiers by name, for plans with guidance.
 
     Raises:
         InputError: padding with a policy or a denoiser that takes none.
     """
     work = Work() if work is None else work
-    events = [n for n, plan in enumerate(plans) if plan.policy.name not in OWN_LOOP]
-    others = [n for n, plan in enumerate(plans) if plan.policy.name in OWN_LOOP]
+    alone = [plan.is_dense or plan.policy.name in OWN_LOOP for plan in plans]
+    events = [n for n, by_itself in enumerate(alone) if not by_itself]
+    others = [n for n, by_itself in enumerate(alone) if by_itself]
     if padding_B is not None:
         for plan in plans:
             if plan.policy.name not in COMMIT_POLICIES:
@@ -68,6 +73,7 @@ def sample_plans(
                     " decides by predictions, or prompts of one length"
                 )
     if events:
+        assert isinstance(process, MaskedProcess)
         for found in sample_events(
             [plans[n] for n in events], denoisers, process, ids, prefix_BP, work=work,
             progress=progress,
@@ -77,6 +83,11 @@ def sample_plans(
     def by_itself(plan: Plan, rows_b: Tensor) -> State:
         ids_b = ids.pick(rows_b)
         prefix_bP = None if prefix_BP is None else prefix_BP[rows_b]
+        if plan.is_dense:
+            return sample_dense(
+                plan, denoisers, process, ids_b, prefix_bP, guides=guides, work=work
+            )
+        assert isinstance(process, MaskedProcess)
         if plan.policy.name not in COMMIT_POLICIES:
             return remask(plan, denoisers, process, ids_b, prefix_bP, work=work)
         padding_b = None if padding_B is None else padding_B[rows_b]
@@ -88,14 +99,21 @@ def sample_plans(
     for family in families_of([plans[n] for n in others]):
         own = [others[n] for n in family]
         plan = plans[own[0]]
-        size = CALLS_PER_BATCH * call_rows(plan.length, ids.seed_B.device)
+        full = call_rows(plan.length, ids.seed_B.device)
+        size = full if plan.is_dense else CALLS_PER_BATCH * full
         if plan.policy.name in COMMIT_POLICIES:
             free = plan.length - (0 if prefix_BP is None else prefix_BP.shape[1])
             device = ids.seed_B.device
             size = min(size, rows_at_once(plan, process.vocab_size, free, denoisers, device))
         rows_B = torch.arange(len(ids), device=ids.seed_B.device)
-        batches = rows_B.split(size)
+        batches = _filled_up(rows_B, size) if plan.is_dense else rows_B.split(size)
         yield from _family([plans[n] for n in own], own, by_itself, batches, progress)
+
+
+def _filled_up(rows_B: Tensor, size: int) -> list[Tensor]:
+    """Batches of one size, the last filled up with its first row."""
+    *full, last = rows_B.split(size)
+    return [*full, torch.cat((last, last[:1].expand(size - len(last))))]
 
 
 def _family(
@@ -107,6 +125,8 @@ def _family(
 ) -> Iterator[Sampled]:
     """Plans that differ in the model schedule alone, batch after batch of sequences."""
     roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
+    if any(plan.guidance is not None for plan in plans):
+        roles[GUIDANCE] = None
     for rows_b in batches:
         states = [by_itself(plan, rows_b) for plan in plans]
         progress()
@@ -116,7 +136,7 @@ def _family(
         )
         some = any(usage.positions_B is not None for usage in states[0].usage.values())
         tokens_NbL = torch.stack([state.z_BL for state in states]).to(torch.int32).cpu().numpy()
-        for row, sequence in enumerate(rows_b.tolist()):
+        for row, sequence in enumerate(dict.fromkeys(rows_b.tolist())):  # what fills up is last
             unique_UL, text_N = np.unique(tokens_NbL[:, row], axis=0, return_inverse=True)
             yield Sampled(
                 sequence=sequence,

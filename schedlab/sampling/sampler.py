@@ -84,7 +84,7 @@ def start(
     device = ids.seed_B.device
     z_BL = process.prior(len(ids), plan.length, device=device)
     if prefix_BP is not None:
-        _check_prefix(prefix_BP, plan, process, len(ids))
+        check_prefix(prefix_BP, plan, process.vocab_size, len(ids), mask_id=process.mask_id)
         z_BL[:, : prefix_BP.shape[1]] = prefix_BP
     position_L = torch.arange(plan.length, device=device)
     return State(
@@ -172,9 +172,15 @@ def _added(usage: Mapping[str, Usage], role: str, more: Usage) -> dict[str, Usag
     return {**usage, role: more}
 
 
-def _check_prefix(
-    prefix_BP: Tensor, plan: Plan, process: MaskedProcess, num_sequences: int
+def check_prefix(
+    prefix_BP: Tensor,
+    plan: Plan,
+    vocab_size: int,
+    num_sequences: int,
+    *,
+    mask_id: int | None = None,
 ) -> None:
+    """Refuse given tokens of a wrong shape, or that are none."""
     if prefix_BP.ndim != 2 or prefix_BP.shape[0] != num_sequences:
         raise InputError(
             f"a prefix must have shape ({num_sequences}, P), got {tuple(prefix_BP.shape)}"
@@ -184,9 +190,7 @@ def _check_prefix(
             f"a prefix must be shorter than the plan's length {plan.length}, got"
             f" {prefix_BP.shape[1]} tokens; shorten it"
         )
-    if ((prefix_BP < 0) | (prefix_BP >= process.vocab_size)).any():
-        raise InputError(
-            f"prefix tokens must lie in [0, {process.vocab_size}); check the tokeniser"
-        )
-    if (prefix_BP == process.mask_id).any():
+    if ((prefix_BP < 0) | (prefix_BP >= vocab_size)).any():
+        raise InputError(f"prefix tokens must lie in [0, {vocab_size}); check the tokeniser")
+    if mask_id is not None and (prefix_BP == mask_id).any():
         raise InputError("a prefix must not hold the mask token; remove it")

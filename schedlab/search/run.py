@@ -153,6 +153,7 @@ def _bayesian(
 
 
 def _setting(job: Job, context: Context, bench: Bench, board: Board) -> SearchSetting:
+    plan = bench.plan(bench.heavy)
     return SearchSetting(
         length=job.plan.length,
         num_steps=job.plan.num_steps,
@@ -170,6 +171,11 @@ def _setting(job: Job, context: Context, bench: Bench, board: Board) -> SearchSe
         temperature=job.plan.temperature,
         top_p=job.plan.top_p,
         policy=job.plan.policy,
+        process=plan.process,
+        noise_schedule=plan.noise_schedule,
+        time_grid=plan.time_grid,
+        simplex_value=plan.simplex_value,
+        guidance=plan.guidance,
         prefix_length=job.search.prefix_length,
         entropy_band=bench.band,
         fresh_entropy_band=bench.fresh_band,

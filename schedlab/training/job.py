@@ -206,12 +206,202 @@ class DeriveJob(_Training):
     derive: Derivation
 
 
-AnyTrainJob = TrainJob | DeriveJob
+class Texts(Record):
+    """Which texts of a corpus, one document a row: what classifiers and what they steer need.
+
+    Args:
+        labels: documents of these labels only; None takes all.
+        part: of the training documents, by a hash of their text: "first" and "second" are two
+            halves, so that a judge need not have read what a guide has.
+        balanced: every label as often as any other.
+    """
+
+    labels: list[str] | None = None
+    part: Literal["all", "first", "second"] = "all"
+    balanced: bool = False
+
+    def model_post_init(self, _: object) -> None:
+        """Labels are told apart by name."""
+        if self.labels is not None and (
+            not self.labels or len(set(self.labels)) < len(self.labels)
+        ):
+            raise ValueError(f"labels must be some and differ, got {self.labels}")
+        if self.balanced and self.labels is None:
+            raise ValueError("balanced needs labels")
+
+
+class Stage(Record):
+    """A stage of progressive step reduction.
+
+    Args:
+        grid_steps: N, noise levels are k / N.
+        num_steps: optimiser steps.
+    """
+
+    grid_steps: int
+    num_steps: int
+
+    def model_post_init(self, _: object) -> None:
+        """Both count."""
+        if self.grid_steps < 1 or self.num_steps < 1:
+            raise ValueError(
+                f"grid_steps and num_steps must be positive, got {self.grid_steps} and"
+                f" {self.num_steps}"
+            )
+
+
+class SimplexTraining(Record):
+    """What is special of a simplex denoiser.
+
+    Args:
+        begin: location of a masked transformer of the same sizes, or of a simplex transformer, to
+            begin as; None begins from random weights.
+        grid_steps: noise levels are k / N, k = 0 ... N.
+        value: K of the process.
+        self_condition: `mean`, or `none`.
+        self_condition_share: of the steps, those that read the logits of a first pass; the others
+            read zeros.
+        time_input: `sequence`, or `token`: half of the rows get a level of their own at every
+            position, uniform below that of the row [O].
+        prefix_share: of the rows, those with a clean beginning of a random length up to half
+            of the row, which is given and not predicted.
+    """
+
+    begin: str | None = None
+    grid_steps: int = 1000
+    value: float = 5.0
+    self_condition: Literal["none", "mean"] = "mean"
+    self_condition_share: float = 0.5
+    time_input: Literal["sequence", "token"] = "sequence"
+    prefix_share: float = 0.0
+
+    def model_post_init(self, _: object) -> None:
+        """Check the ranges that training relies on."""
+        if self.grid_steps < 1 or not self.value > 0:
+            raise ValueError(
+                f"grid_steps and value must be positive, got {self.grid_steps} and {self.value}"
+            )
+        for name in ("self_condition_share", "prefix_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+
+class SimplexJob(_Training):
+    """Training of a simplex denoiser (TESS, TTA).
+
+    Args:
+        kind: "simplex".
+        model: sizes of the network.
+        texts: which documents.
+        simplex: see there.
+        stages: progressive step reduction: each stage goes on from the weights of the one
+            before, on a coarser grid; every stage is a model folder within the folder. In place
+            of `simplex.grid_steps` and `optimization.num_steps`.
+    """
+
+    kind: Literal["simplex"]
+    model: ModelSizes
+    texts: Texts = Texts()
+    simplex: SimplexTraining = SimplexTraining()
+    stages: list[Stage] = []
+
+    def model_post_init(self, context: object) -> None:
+        """Rows are documents; positions are rotary."""
+        super().model_post_init(context)
+        if self.task is not None:
+            raise ValueError("task is for masked denoisers; name a corpus for a simplex model")
+        if self.model.learned_positions:
+            raise ValueError("learned_positions is for masked denoisers")
+        grids = [stage.grid_steps for stage in self.stages]
+        if len(set(grids)) < len(grids):
+            raise ValueError(f"stages must differ in grid_steps, got {grids}")
+
+
+class ClassifierSizes(Record):
+    """Sizes of a classifier.
+
+    Args:
+        encoder: "transformer" or "convolution" (Kim 2014).
+        num_blocks: transformer blocks, or convolutions of every width one after the other.
+        hidden_size, num_heads: of the transformer; the width of embeddings and filters.
+        length: tokens per text.
+        time_input: whether it reads the noise level (a multi-step classifier).
+        groups: a tree of labels for a hierarchical classifier: names of groups to their labels.
+    """
+
+    encoder: Literal["transformer", "convolution"] = "transformer"
+    num_blocks: int = 2
+    hidden_size: int = 64
+    num_heads: int = 4
+    length: int = 64
+    time_input: bool = False
+    groups: dict[str, list[str]] = {}
+
+
+class SoftInputs(Record):
+    """What a classifier reads in training.
+
+    Args:
+        denoiser: location of a denoiser: texts are noised, and its predictions are what the
+            classifier reads, as in guidance; None reads the texts themselves.
+        share: of the rows, those that are predictions.
+        largest_t: noise levels are uniform from 0 to this.
+    """
+
+    denoiser: str | None = None
+    share: float = 0.75
+    largest_t: float = 1.0
+
+    def model_post_init(self, _: object) -> None:
+        """Check ranges."""
+        if not 0 <= self.share <= 1 or not 0 < self.largest_t <= 1:
+            raise ValueError(
+                f"share must be in [0, 1] and largest_t in (0, 1], got {self.share} and"
+                f" {self.largest_t}"
+            )
+
+
+class ClassifierJob(_Training):
+    """Training of a classifier of soft or hard texts, to guide or to judge.
+
+    Args:
+        kind: "classifier".
+        model: sizes of the network.
+        texts: which documents; labels are needed.
+        inputs: what it reads.
+    """
+
+    kind: Literal["classifier"]
+    model: ClassifierSizes = ClassifierSizes()
+    texts: Texts
+    inputs: SoftInputs = SoftInputs()
+
+    def model_post_init(self, context: object) -> None:
+        """There is something to tell apart, and groups hold every label once."""
+        super().model_post_init(context)
+        if self.task is not None:
+            raise ValueError("task is for masked denoisers; name a corpus with labels")
+        labels = self.texts.labels
+        if labels is None or len(labels) < 2:
+            raise ValueError(f"texts.labels must name at least two labels, got {labels}")
+        if self.model.time_input and self.inputs.denoiser is None:
+            raise ValueError("model.time_input needs inputs.denoiser: texts have no noise level")
+        grouped = [label for group in self.model.groups.values() for label in group]
+        if self.model.groups and sorted(grouped) != sorted(labels):
+            raise ValueError(f"model.groups must hold every label once, got {grouped}")
+
+
+AnyTrainJob = TrainJob | DeriveJob | SimplexJob | ClassifierJob
+_KINDS: dict[str, type[AnyTrainJob]] = {
+    "derive": DeriveJob,
+    "simplex": SimplexJob,
+    "classifier": ClassifierJob,
+}
 
 
 def read_train_job(path: str | Path) -> AnyTrainJob:
     """Read a TOML file; any problem is one `InputError` line naming the key."""
     values = read_toml(path)
-    if values.get("kind") == "derive":
-        return validate(DeriveJob, values, where=str(path))
-    return validate(TrainJob, values, where=str(path))
+    kind = values.get("kind")
+    job_type = _KINDS.get(kind, TrainJob) if isinstance(kind, str) else TrainJob
+    return validate(job_type, values, where=str(path))

@@ -7,35 +7,21 @@ summed, so the result is that of one process up to rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from schedlab.denoisers.network import Network
 from schedlab.errors import SchedlabError
 from schedlab.results import Estimate
-from schedlab.training.batches import (
-    Batch,
-    masked_batch,
-    next_token_batch,
-    share_of,
-)
 from schedlab.training.distributed import join_workers
-from schedlab.training.job import AnyTrainJob, DeriveJob
-from schedlab.training.objectives import held_out_losses, mean_with_interval, weighted_loss
+from schedlab.training.job import AnyTrainJob, SimplexJob, Stage
 from schedlab.training.optimizers import (
-    largest_noise_level,
     learning_rate_share,
     set_learning_rate,
     update_average,
 )
 from schedlab.training.progress import Progress, Say, say_on_stderr
-from schedlab.training.run import HELD_OUT_SEED, Run, log, save, start_or_resume
-
-LossFunction = Callable[..., Tensor]  # as `weighted_loss`
+from schedlab.training.run import Run, log, save, start_or_resume
 
 
 def train(
@@ -59,23 +45,26 @@ def train(
         say: receives lines of progress, in the first process only.
 
     Returns:
-        Held-out loss of the averaged weights in nats per token (NELBO for denoisers,
-        cross-entropy for scorers), with its 95 % interval. For derived denoisers log and card
-        also hold the heavy one's loss, the difference, paired, and the KL divergence from it.
+        Held-out loss of the averaged weights, with its 95 % interval: NELBO of masked denoisers,
+        cross-entropy of others, in nats per token, and of classifiers per text. Log and card hold
+        what else is measured: of derived denoisers the heavy one's loss, the difference, paired,
+        and the KL divergence from it; accuracy and calibration of classifiers. A job with stages
+        returns the last one's.
 
     Raises:
         InputError: the corpus, the tokenizer or the folder does not fit the job.
         SchedlabError: the loss is not finite any more.
     """
+    if isinstance(job, SimplexJob) and job.stages:
+        return _train_stages(job, Path(folder), device=device, stop_after=stop_after, say=say)
     with join_workers(device) as workers:
         say = say if workers.is_first else _say_nothing
         run = start_or_resume(job, Path(folder), workers, say)
-        say(str(run.rows))
-        loss = _compiled(say) if job.optimization.compile else weighted_loss
+        say(str(run.objective))
         progress = Progress(job.optimization.num_steps)
         last = min(job.optimization.num_steps, stop_after or job.optimization.num_steps)
         while run.steps_done < last:
-            value, norm = _train_step(run, loss)
+            value, norm = _train_step(run)
             done = run.steps_done
             if done % job.reporting.log_every == 0 or done == last:
                 say(progress.line(done, value))
@@ -89,15 +78,43 @@ def train(
         return final
 
 
-def _train_step(run: Run, loss: LossFunction) -> tuple[float, float]:
-    """One optimiser step; returns the loss in nats per token and the gradient norm."""
+def stage_folder(folder: Path, stage: Stage) -> Path:
+    """Where the model of a stage of progressive step reduction is."""
+    return folder / f"T{stage.grid_steps}"
+
+
+def _train_stages(
+    job: SimplexJob, folder: Path, *, device: str, stop_after: int | None, say: Say
+) -> Estimate:
+    """Each stage from the weights of the one before (TTA, section on step reduction)."""
+    begin, done, final = job.simplex.begin, 0, None
+    for stage in job.stages:
+        own = job.model_copy(
+            update={
+                "stages": [],
+                "simplex": job.simplex.model_copy(
+                    update={"begin": begin, "grid_steps": stage.grid_steps}
+                ),
+                "optimization": job.optimization.model_copy(update={"num_steps": stage.num_steps}),
+            }
+        )
+        target = stage_folder(folder, stage)
+        left = None if stop_after is None else min(stage.num_steps, stop_after - done)
+        if left is not None and left <= 0:
+            break
+        say(f"stage of {stage.grid_steps} noise levels, {stage.num_steps} steps: {target}")
+        final = train(own, target, device=device, stop_after=left, say=say)
+        begin, done = str(target), done + stage.num_steps
+    assert final is not None, "a job's stages are some, and stop_after is positive"
+    return final
+
+
+def _train_step(run: Run) -> tuple[float, float]:
+    """One optimiser step; returns the loss, in nats, and the gradient norm."""
     settings, step, device = run.job.optimization, run.steps_done, run.workers.device
     set_learning_rate(run.optimizers, learning_rate_share(step, settings))
-    batch = share_of(_batch(run, step), rank=run.workers.rank, world_size=run.workers.world_size)
-    arrays = (batch.input_BL, batch.t_B, batch.read_N, batch.target_N, batch.weight_N)
-    tensors = [torch.from_numpy(array).to(device) for array in arrays]
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        value = loss(run.model, *_teacher(run), *tensors)
+        value = run.objective.loss(run.model, step)
     value.backward()
     weights = list(run.model.parameters())
     total = float(run.workers.sum_gradients(weights, value.detach()))
@@ -115,70 +132,20 @@ def _train_step(run: Run, loss: LossFunction) -> tuple[float, float]:
     return total, float(norm)
 
 
-def _teacher(run: Run) -> tuple[Network | None, float]:
-    """The heavy denoiser and the share of the denoising loss."""
-    if run.parent is None or not isinstance(run.job, DeriveJob):
-        return None, 1.0
-    weight = run.job.derive.denoising_weight
-    return (run.parent.heavy.network if weight < 1.0 else None), weight
-
-
-def _batch(run: Run, step: int) -> Batch:
-    job = run.job
-    tokens_BL = run.rows.of_step(step, batch_size=job.optimization.batch_size, seed=job.seed)
-    if job.kind == "autoregressive":
-        return next_token_batch(tokens_BL)
-    return masked_batch(
-        tokens_BL,
-        mask_id=run.tokenizer.mask_id,
-        smallest_t=job.optimization.smallest_t,
-        largest_t=largest_noise_level(step, job.optimization),
-        seed=job.seed,
-        step=step,
-        given=run.rows.given,
-    )
-
-
 def _evaluate(run: Run, say: Say) -> Estimate:
     """Held-out loss of the averaged weights, measured by the first process for all."""
     if run.workers.is_first:
-        levels, model = run.job.reporting.held_out_levels, run.average_model
-        rows_SL, given = run.rows.held_out_SL, run.rows.given
-        losses_S = held_out_losses(model, rows_SL, levels=levels, seed=HELD_OUT_SEED, given=given)
-        run.held_out = mean_with_interval(losses_S)
-        say(f"held-out loss at step {run.steps_done}: {run.held_out} nats per token")
+        objective = run.objective
+        run.held_out, run.measured = objective.held_out(run.average_model)
+        say(f"held-out loss at step {run.steps_done}: {run.held_out} {objective.unit}")
         facts = {"held_out": run.held_out.model_dump()}
-        if run.parent is not None:
-            run.parent.measure(model, losses_S, run.rows, levels=levels, seed=HELD_OUT_SEED)
-            for name, value in run.parent.measured.items():
-                say(f"  {name.replace('_', ' ')}: {value}")
-                facts[name] = value.model_dump()
+        for name, value in run.measured.items():
+            say(f"  {name.replace('_', ' ')}: {value}")
+            facts[name] = value.model_dump()
         log(run, **facts)
     estimate = run.workers.share(run.held_out)
     assert estimate is not None, "measured by the first process"
     return estimate
-
-
-def _compiled(say: Say) -> LossFunction:
-    """The loss through `torch.compile`, or as it is where the first call shows no compiler."""
-    compiled = torch.compile(weighted_loss, dynamic=False)
-    usable: LossFunction | None = None
-
-    def loss(*arguments: Any) -> Tensor:
-        nonlocal usable
-        if usable is not None:
-            return usable(*arguments)
-        try:
-            value = compiled(*arguments)
-        except Exception as error:  # every back end raises its own kind
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"torch.compile does not work here ({reason}); going on without it, slower")
-            usable = weighted_loss
-            return usable(*arguments)
-        usable = compiled
-        return value
-
-    return loss
 
 
 def _say_nothing(line: str) -> None:

@@ -23,13 +23,19 @@ from schedlab.tasks import TrainingItems
 from schedlab.text import Tokenizer, held_out_windows, load_corpus, token_stream
 from schedlab.text.corpora import Corpus
 from schedlab.text.docstrings import package_versions
+from schedlab.training.classifier_objective import ClassifierObjective, classifier_network
 from schedlab.training.derive import Heavy, Parent, choose
 from schedlab.training.distributed import Workers
-from schedlab.training.job import AnyTrainJob, DeriveJob, TrainJob
+from schedlab.training.document_rows import DocumentRows
+from schedlab.training.job import AnyTrainJob, ClassifierJob, DeriveJob, SimplexJob, TrainJob
+from schedlab.training.objective import Objective
+from schedlab.training.objectives import weighted_loss
 from schedlab.training.optimizers import build_optimizers
 from schedlab.training.progress import Say
 from schedlab.training.rows import Rows, TaskRows, TextRows
+from schedlab.training.simplex_objective import SimplexObjective, simplex_loss, simplex_network
 from schedlab.training.state import load_state, save_state, stored_facts
+from schedlab.training.token_objective import TokenObjective, loss_function
 
 LOG_FILE = "train.jsonl"
 JOB_FILE = "job.json"
@@ -45,6 +51,7 @@ class Run:
     folder: Path
     workers: Workers
     rows: Rows
+    objective: Objective
     tokenizer: Tokenizer
     model: Network
     average_model: Network
@@ -53,6 +60,7 @@ class Run:
     steps_done: int = 0
     seconds_before: float = 0.0
     held_out: Estimate | None = None
+    measured: dict[str, Estimate] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
 
     @property
@@ -92,12 +100,14 @@ def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) 
     else:
         tokenizer = Tokenizer.load(job.tokenizer)
         rows = _rows(job, tokenizer, job.model.length)
-        model = _random_network(job, tokenizer)
+        _check_identity(folder, _identity(job, rows, tokenizer, None))
+        model = _first_network(job, tokenizer)
     run = Run(
         job=job,
         folder=folder,
         workers=workers,
         rows=rows,
+        objective=_objective(job, rows, tokenizer, workers, parent, say),
         tokenizer=tokenizer,
         model=model.to(workers.device),
         average_model=model.trainable_copy().requires_grad_(False).to(workers.device),
@@ -108,7 +118,33 @@ def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) 
     return run
 
 
-def _random_network(job: TrainJob, tokenizer: Tokenizer) -> Transformer:
+def _objective(
+    job: AnyTrainJob,
+    rows: Rows,
+    tokenizer: Tokenizer,
+    workers: Workers,
+    parent: Parent | None,
+    say: Say,
+) -> Objective:
+    compiled = job.optimization.compile
+    if isinstance(job, SimplexJob):
+        assert isinstance(rows, DocumentRows)
+        function = loss_function(simplex_loss, compiled=compiled, say=say)
+        return SimplexObjective(job, rows, workers, function, HELD_OUT_SEED)
+    if isinstance(job, ClassifierJob):
+        assert isinstance(rows, DocumentRows)
+        return ClassifierObjective.of(job, rows, tokenizer, workers, HELD_OUT_SEED)
+    function = loss_function(weighted_loss, compiled=compiled, say=say)
+    return TokenObjective(job, rows, tokenizer.mask_id, workers, parent, function, HELD_OUT_SEED)
+
+
+def _first_network(job: TrainJob | SimplexJob | ClassifierJob, tokenizer: Tokenizer) -> Network:
+    """Before the first step; drawn on the CPU: equal on every device."""
+    generator = torch.Generator().manual_seed(job.seed)
+    if isinstance(job, SimplexJob):
+        return simplex_network(job, tokenizer.vocab_size, generator)
+    if isinstance(job, ClassifierJob):
+        return classifier_network(job, tokenizer.vocab_size, generator)
     model = Transformer(
         TransformerConfig(
             vocab_size=tokenizer.vocab_size,
@@ -122,7 +158,7 @@ def _random_network(job: TrainJob, tokenizer: Tokenizer) -> Transformer:
             learned_positions=job.model.learned_positions,
         )
     )
-    model.init_weights(torch.Generator().manual_seed(job.seed))  # on CPU: equal on every device
+    model.init_weights(generator)
     return model
 
 
@@ -141,6 +177,16 @@ def _rows(job: AnyTrainJob, tokenizer: Tokenizer, length: int) -> Rows:
         items, num = TrainingItems.of(job.task), job.reporting.held_out_windows
         return TaskRows.of(items, tokenizer, length=length, held_out=num)
     corpus = load_corpus(job.corpus)
+    if isinstance(job, SimplexJob | ClassifierJob):
+        return DocumentRows.of(
+            corpus,
+            tokenizer,
+            length=length,
+            labels=job.texts.labels,
+            held_out=job.reporting.held_out_windows,
+            part=job.texts.part,
+            balanced=job.texts.balanced,
+        )
     held_out_SL = _held_out(job, corpus, tokenizer, length)
     return TextRows(corpus, token_stream(corpus, tokenizer), held_out_SL)
 
@@ -224,13 +270,19 @@ def save(run: Run) -> None:
     run.workers.wait()
 
 
+def _num_tokens(rows: Rows) -> dict[str, int]:
+    if isinstance(rows, TextRows):
+        return {"corpus_tokens": len(rows.stream)}
+    return {"corpus_tokens": rows.num_tokens} if isinstance(rows, DocumentRows) else {}
+
+
 def _card(run: Run) -> dict[str, Any]:
     """What the weights are, for people and for provenance pages."""
     job = run.job
-    measure = "cross-entropy" if job.kind == "autoregressive" else "NELBO"
+    measure = "NELBO" if job.kind in ("denoiser", "derive") else "cross-entropy"
     return {
-        "kind": "autoregressive" if job.kind == "autoregressive" else "denoiser",
-        "num_blocks": run.model.spec.num_blocks,
+        "kind": job.kind if job.kind in ("autoregressive", "classifier") else "denoiser",
+        "num_blocks": run.model.config.num_blocks,
         "num_parameters": sum(weight.numel() for weight in run.model.parameters()),
         "seed": job.seed,
         "steps": run.steps_done,
@@ -241,11 +293,12 @@ def _card(run: Run) -> dict[str, Any]:
         "weights": f"exponential moving average, decay {job.optimization.ema_decay}",
         "held_out": None if run.held_out is None else run.held_out.model_dump(),
         "held_out_split": "valid",
-        "held_out_unit": f"{measure}, nats per token",
+        "held_out_unit": f"{measure}, {run.objective.unit}",
         **(run.parent.card() if run.parent else {}),
+        **{name: value.model_dump() for name, value in run.measured.items()},
         "corpus": run.rows.source,
         "corpus_fingerprint": run.rows.fingerprint,
-        **({"corpus_tokens": len(run.rows.stream)} if isinstance(run.rows, TextRows) else {}),
+        **_num_tokens(run.rows),
         "tokenizer_fingerprint": run.tokenizer.fingerprint,
         "package_versions": package_versions() if run.rows.source == "embedded" else {},
         "torch_version": torch.__version__,

@@ -17,9 +17,9 @@ from schedlab.text import Tokenizer
 from schedlab.training import DeriveJob, TrainJob, train
 from schedlab.training.batches import mask_at_levels, masked_batch, share_of
 from schedlab.training.distributed import join_workers
-from schedlab.training.loop import _batch
 from schedlab.training.objectives import held_out_losses, weighted_loss
 from schedlab.training.run import start_or_resume
+from schedlab.training.token_objective import TokenObjective
 
 GIVEN, LENGTH = 37, 73
 
@@ -141,7 +141,8 @@ def test_a_run_masks_the_grids_of_its_puzzles_only(tmp_path: Path) -> None:
         assert (run.rows.given, run.length) == (GIVEN, LENGTH)
         seen = set()
         for step in range(4):
-            batch = _batch(run, step)
+            assert isinstance(run.objective, TokenObjective)
+            batch = run.objective.batch(step)
             texts = [run.tokenizer.decode(row) for row in batch.input_BL[:, :GIVEN].tolist()]
             expected = [sudoku.item("train 5", 3 * step + j) for j in range(3)]
             assert texts == [item.prompt for item in expected]

@@ -1,0 +1,6 @@
+"""Classifiers of texts: to guide a sampler, or to judge what it wrote."""
+
+from schedlab.classifiers.loading import load
+from schedlab.classifiers.network import Classifier, ClassifierConfig, TextClassifier
+
+__all__ = ["Classifier", "ClassifierConfig", "TextClassifier", "load"]
