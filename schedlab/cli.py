@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -30,6 +30,9 @@ from typer.core import TyperGroup
 from schedlab import __version__
 from schedlab.allocator import keep_freed_memory
 from schedlab.errors import SchedlabError, SchedlabWarning
+
+if TYPE_CHECKING:
+    from schedlab.classifiers.describe import ClassifierDescription
 
 INTERRUPTED = 130
 # Wrong paths are bad input; a full disk or a failing one is not.
@@ -333,15 +336,35 @@ def measure(
     num: Annotated[int, typer.Option("--num", "-n", help="Number of items.")] = 256,
     first: Annotated[int, typer.Option(help="Number of the first item.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the random numbers.")] = 0,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Classifier that says whether guided texts are what was asked for."),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure a plan on a task: accuracy and cost, on items and seeds of your choice."""
+    """Measure a plan on a task, or the control of a guided plan by a judge: accuracy and cost, on
+    items and seeds of your choice."""
     from tempfile import TemporaryDirectory
 
-    from schedlab.deploy.measure import measure_plan
+    from schedlab.deploy.measure import measure_control, measure_plan
     from schedlab.job import load_job
     from schedlab.plan.task_config import TaskConfig
+
+    if judge is not None:
+        with TemporaryDirectory() as store:
+            found = measure_control(
+                plan, judge, num, store=store, first=first, seed=seed, device=device
+            )
+        shown = {
+            name: found.estimates[name]
+            for name in ("control_judge", "control_p_judge", "gen_ppl", "entropy", "distinct_3",
+                         "forwards", "flops_total", "seconds")
+            if name in found.estimates
+        }  # fmt: skip
+        rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
+        _show(shown, _table(rows), as_json=as_json)
+        return
 
     config = TaskConfig(source=task)
     if task.endswith(".toml"):
@@ -360,13 +383,18 @@ def sample(
     num: Annotated[int, typer.Option("--num", "-n", help="Number of texts.")] = 1,
     prompt: Annotated[str, typer.Option(help="Beginning of every text.")] = "",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal texts.")] = 0,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="CLASSIFIER=LABEL to steer towards, of a plan with guidance."),
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Generate text with a plan file."""
     from schedlab.deploy.runtime import run_plan
 
-    texts = run_plan(plan, num, prompt=prompt, seed=seed, device=device)
+    labels = dict(one.partition("=")[::2] for one in label or [])
+    texts = run_plan(plan, num, prompt=prompt, seed=seed, device=device, labels=labels)
     blocks = [f"--- sample {j}\n{printable(text)}" for j, text in enumerate(texts)]
     _show({"seed": seed, "prompt": prompt, "texts": texts}, "\n".join(blocks), as_json=as_json)
 
@@ -413,9 +441,15 @@ def inspect(
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
     as_json: AsJson = False,
 ) -> None:
-    """Say what a model is: family, sizes, process, mask token, cost, card."""
+    """Say what a model is: family, sizes, process, mask token, cost, card; or a classifier."""
+    from schedlab.classifiers.describe import describe as describe_classifier
+    from schedlab.classifiers.describe import is_classifier
     from schedlab.denoisers.describe import describe
 
+    if is_classifier(model):
+        classifier = describe_classifier(model, precision=precision)
+        _show(classifier, _table(_classifier_rows(classifier)), as_json=as_json)
+        return
     found = describe(model, precision=precision)
     spec = found.spec
     sizes = (
@@ -438,6 +472,23 @@ def inspect(
         *((f"card.{key}", _brief(value)) for key, value in found.card.items() if key != "job"),
     ]
     _show(found, _table(rows), as_json=as_json)
+
+
+def _classifier_rows(found: ClassifierDescription) -> list[tuple[str, str]]:
+    config = found.config
+    time = "read" if config["time_input"] else "not read"
+    return [
+        ("model", f"{found.location} (classifier, {config['encoder']})"),
+        ("labels", ", ".join(found.labels)),
+        ("sizes", f"width {config['hidden_size']}, {config['num_blocks']} blocks"),
+        ("weights", f"{found.num_parameters:,} in {found.num_bytes / 1e6:.1f} MB"),
+        ("length", f"at most {config['max_length']} tokens"),
+        ("noise level", time),
+        ("vocabulary", f"{config['vocab_size']} tokens"),
+        ("cost", f"{found.encoder_flops:,} FLOPs of a forward behind the embedding"),
+        ("fingerprint", f"{found.fingerprint} ({found.precision})"),
+        *((f"card.{key}", _brief(value)) for key, value in found.card.items() if key != "job"),
+    ]
 
 
 @app.command()

@@ -17,6 +17,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from schedlab import __version__
+from schedlab.classifiers import load as load_classifier
+from schedlab.classifiers.describe import is_classifier
 from schedlab.denoisers import checkpoint
 from schedlab.denoisers.cost import forward_flops
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
@@ -41,7 +43,10 @@ PACKAGES = (
     "sacrebleu",
     "typst",
 )
-BUNDLED_MODELS = ("heavy", "heavy-b", "light-4", "light-8", "scorer")
+BUNDLED_MODELS = (
+    "heavy", "heavy-b", "light-4", "light-8", "scorer",
+    "simplex", "simplex-light", "guide", "judge",
+)  # fmt: skip
 MIN_FREE_GB = 2.0
 
 State = Literal["ok", "note", "failed"]
@@ -141,7 +146,8 @@ def _flop_counter() -> Check:
 def _bundled_models() -> Check:
     try:
         for name in BUNDLED_MODELS:
-            checkpoint.load(f"bundled:{name}")
+            location = f"bundled:{name}"
+            (load_classifier if is_classifier(location) else checkpoint.load)(location)
     except InputError as error:
         return Check("bundled models", "failed", f"{error}; install schedlab again")
     return Check("bundled models", "ok", ", ".join(BUNDLED_MODELS))

@@ -274,6 +274,8 @@ class ControlConfig(Record):
             `distinct_3`, `self_bleu`, `cost`.
         cost: per sequence: `seconds`, `flops_total`, `forwards`.
         max_ppl_ratio: constraint on Gen-PPL over the reference's.
+        max_entropy_drop: constraint on how far entropy may fall below the reference's, in nats per
+            sequence: guided texts that repeat themselves have low Gen-PPL.
         min_distinct_3, max_cost: constraints on diversity, and on cost over the reference's.
         scales, smooth: ranges of lambda (on a log scale) and alpha_smooth.
         iterations, steps, decays, starts, ends: values that are looked at; steps default to
@@ -296,6 +298,7 @@ class ControlConfig(Record):
     ]
     cost: Literal["seconds", "flops_total", "forwards"] = "seconds"
     max_ppl_ratio: Annotated[float, Field(gt=0)] | None = None
+    max_entropy_drop: Annotated[float, Field(ge=0)] | None = None
     min_distinct_3: Annotated[float, Field(ge=0, le=1)] | None = None
     max_cost: Annotated[float, Field(gt=0)] | None = None
     scales: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (20.0, 20_000.0)

@@ -48,6 +48,14 @@ class Classifier(Protocol):
         classifiers only."""
         ...
 
+    def log_probs_of_tokens(self, tokens_BL: Tensor) -> Tensor:
+        """log p(label | text), (B, C), of tokens."""
+        ...
+
+    def encoder_flops(self, length: int) -> int:
+        """FLOPs of one forward of a text behind the embedding."""
+        ...
+
 
 class ClassifierConfig(Record):
     """Sizes of a `TextClassifier`; the content of its `config.json`.
@@ -80,22 +88,27 @@ class ClassifierConfig(Record):
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
-        for name in ("vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length"):
+        for name in (
+            "vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length", "mlp_ratio"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must be at least two and differ, got {self.labels}")
         check_heads(self.hidden_size, self.num_heads)
         grouped = [label for group in self.groups.values() for label in group]
-        if self.groups and sorted(grouped) != sorted(self.labels):
-            raise ValueError(f"groups must hold every label once, got {grouped}")
+        if self.groups and (
+            sorted(grouped) != sorted(self.labels) or not all(self.groups.values())
+        ):
+            raise ValueError(f"groups must hold every label once and none be empty, got {grouped}")
 
 
 def encoder_flops(config: ClassifierConfig, length: int) -> int:
     """FLOPs of one forward of a text behind the embedding, matrix products only."""
     size = config.hidden_size
     if config.encoder == "convolution":
-        return 2 * length * sum(_WIDTHS) * size**2
+        # Windows of even width are one more than positions.
+        return 2 * size**2 * sum(width * (length + 1 - width % 2) for width in _WIDTHS)
     per_position = 2 * (4 + 2 * config.mlp_ratio) * size**2 + 4 * length * size
     return config.num_blocks * length * per_position
 
@@ -140,7 +153,7 @@ class TextClassifier(Network):
         """Draw all weights; the first predictions are nearly uniform, the noise level unread."""
         first_weights(self, self.config.num_blocks, generator)
         for name, weight in self.named_parameters():
-            if name.endswith("bias") or name.startswith("time."):
+            if name.endswith("bias") or name.startswith(("time.", "group_head.")):
                 weight.zero_()
             elif name.startswith("filters."):
                 weight.normal_(0.0, weight[0].numel() ** -0.5, generator=generator)
@@ -183,6 +196,10 @@ class TextClassifier(Network):
     def log_probs_of_tokens(self, tokens_BL: Tensor) -> Tensor:
         """log p(label | text) of tokens, (B, C)."""
         return self.log_probs(self.embedding(tokens_BL))
+
+    def encoder_flops(self, length: int) -> int:
+        """See `encoder_flops`."""
+        return encoder_flops(self.config, length)
 
     def _pooled(self, e_BLD: Tensor) -> Tensor:
         if self.config.encoder == "convolution":

@@ -99,7 +99,7 @@ def load_network(
     folder = resolve(location)
     values = read_json(folder / CONFIG_FILE)
     kind = values.get("architecture", "transformer") if isinstance(values, dict) else "transformer"
-    if kind not in architectures:
+    if not isinstance(kind, str) or kind not in architectures:
         raise InputError(
             f"{folder / CONFIG_FILE}: its architecture is {str(kind)[:40]!r}, wanted is"
             f" {' or '.join(architectures)}"

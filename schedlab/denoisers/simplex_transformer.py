@@ -54,7 +54,9 @@ class SimplexTransformerConfig(Record):
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
-        for name in ("vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length"):
+        for name in (
+            "vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length", "mlp_ratio"
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         check_heads(self.hidden_size, self.num_heads)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import schedlab
+from schedlab.deploy.export_control import CONTROL, export_control, guides_of
 from schedlab.deploy.export_policies import POLICIES, export_policy
 from schedlab.errors import InputError
 from schedlab.files import sha256_file
@@ -29,7 +30,8 @@ _BUDGET = re.compile(r"budget=([0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
-    """The plan file of a pick of a finished search, over model schedules or over policies.
+    """The plan file of a pick of a finished search: over model schedules, over policies, or over
+    guidance and allocation.
 
     Args:
         run_dir: run folder with `search.json` and `environment.json`.
@@ -41,6 +43,8 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
         InputError: an unknown pick, none that fits, or a run folder that does not fit together.
     """
     folder = Path(run_dir)
+    if (folder / CONTROL).exists():
+        return export_control(folder, EnvironmentFile.read(folder / ENVIRONMENT), pick)
     if (folder / POLICIES).exists():
         return export_policy(folder, EnvironmentFile.read(folder / ENVIRONMENT), pick)
     if not (folder / SEARCH).exists():
@@ -62,6 +66,7 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
         denoisers=_denoisers(environment, plan.model_schedule),
         tokenizer=environment.tokenizer,
         precision=environment.precision,
+        classifiers=guides_of(plan, environment),
         measured=_measured(fresh, search),
         provenance={
             "schedlab": schedlab.__version__,

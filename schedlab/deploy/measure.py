@@ -1,4 +1,4 @@
-"""Measure a plan file on a task: whether what was exported does what was measured.
+"""Measure a plan file on a task, or by a judge: whether what was exported does what was measured.
 
 Items and random numbers are the caller's to choose, so that none need be those of the search.
 """
@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from schedlab.deploy.runtime import load_plan
+from schedlab.classifiers import load as load_classifier
+from schedlab.deploy.runtime import Player, load_plan
 from schedlab.errors import InputError
 from schedlab.evaluation.evaluate import evaluate
-from schedlab.evaluation.lab import Lab
+from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prompts import Prompts
+from schedlab.metrics.samples import Scorer
+from schedlab.metrics.scorers import load_scorer
 from schedlab.plan import PlanFile
 from schedlab.plan.task_config import TaskConfig
 from schedlab.results import Measurement, SeedBlock, Store
@@ -69,3 +72,57 @@ def measure_plan(
         prompts=Prompts.of(tokens.tokens_NP, asked, tokens.padding_N),
     )
     return found
+
+
+def measure_control(
+    plan_file: PlanFile | str | os.PathLike[str],
+    judge: str,
+    n: int,
+    *,
+    store: str | os.PathLike[str],
+    first: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+) -> Measurement:
+    """Control accuracy, Gen-PPL, diversity and cost of a guided plan, without prompts.
+
+    Args:
+        plan_file: the plan, whose denoisers, guides and tokenizer are checked against it.
+        judge: location of a classifier that does not guide it.
+        n: sequences, at least 2.
+        store: folder for what was evaluated.
+        first, seed: which sequences.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        InputError: see `load_plan`; a plan without guidance, a judge that guides or that knows
+            none of the labels asked for.
+    """
+    if n < 2 or first < 0:
+        raise InputError(f"sequences must be at least 2 from a place on, got {n} from {first}")
+    player = load_plan(plan_file, device=device)
+    if player.plan.guidance is None:
+        raise InputError("a judge judges guided plans; this one has no guidance")
+    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
+    lab = Lab(
+        denoisers=player.denoisers,
+        process=player.process,
+        tokenizer=player.tokenizer,
+        scorer=_scorer(file, player),
+        precision=file.precision,
+        device=player.device,
+        guides=player.guides,
+        judges={"judge": load_classifier(judge, device=player.device)},
+    )
+    (found,) = evaluate([player.plan], [SeedBlock(seed, first, n)], lab=lab, store=Store(store))
+    if "control_judge" not in found.estimates:
+        raise InputError(f"judge {judge!r} knows none of the labels that the plan asks for")
+    return found
+
+
+def _scorer(file: PlanFile, player: Player) -> Scorer | None:
+    """The scorer that the plan was measured with; None where it had none."""
+    name = str(file.provenance.get("scorer", NO_SCORER))
+    if name in ("", NO_SCORER):
+        return None
+    return load_scorer(name, tokenizer=player.tokenizer, device=player.device)

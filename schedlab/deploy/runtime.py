@@ -10,20 +10,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from schedlab.classifiers import Classifier
+from schedlab.classifiers import load as load_classifier
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.loading import without_blocks
 from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
-from schedlab.evaluation.lab import load_denoiser, process_of
+from schedlab.evaluation.evaluate import check_process
+from schedlab.evaluation.lab import check_classifiers, load_denoiser, process_of
 from schedlab.plan import Plan, PlanFile
 from schedlab.processes import Process
 from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds, sample_plans
+from schedlab.sampling.guidance import check_guides
 from schedlab.text.tokenizer import Tokenizer
 
 
@@ -37,6 +41,7 @@ class Player:
         process: the noising process over their vocabulary.
         tokenizer: between tokens and text.
         device: where the denoisers are.
+        guides: classifiers by name, as many as the plan names.
     """
 
     plan: Plan
@@ -44,6 +49,33 @@ class Player:
     process: Process
     tokenizer: Tokenizer
     device: str = "cpu"
+    guides: Mapping[str, Classifier] = field(default_factory=dict)
+
+    def steered(self, labels: Mapping[str, str]) -> Player:
+        """The same plan towards other labels, by classifier.
+
+        Raises:
+            InputError: a classifier that the plan does not have, or a label that it does not know.
+        """
+        guidance = self.plan.guidance
+        known = [] if guidance is None else [one.classifier for one in guidance.attributes]
+        for name in labels:
+            if name not in known:
+                raise InputError(
+                    f"classifier {name[:40]!r} guides nothing in this plan; it has"
+                    f" {', '.join(known) or 'no guidance'}"
+                )
+        if guidance is None or not labels:
+            return self
+        attributes = [
+            one.model_copy(update={"label": labels.get(one.classifier, one.label)})
+            for one in guidance.attributes
+        ]
+        fields = {name: getattr(self.plan, name) for name in Plan.model_fields}
+        fields["guidance"] = guidance.model_copy(update={"attributes": attributes})
+        plan = Plan(**fields)
+        check_guides(plan.guidance, self.guides)
+        return replace(self, plan=plan)
 
     def tokens(self, n: int, *, prompt: str = "", seed: int = 0) -> torch.Tensor:
         """Final tokens of `n` sequences, int64 (n, L) on the CPU, prompt included.
@@ -61,7 +93,7 @@ class Player:
         tokens_BL = torch.zeros((n, self.plan.length), dtype=torch.int64)
         for found in sample_plans(
             [self.plan], self.denoisers, self.process, ids, prefix_BP,
-            end_id=self.tokenizer.eot_id,
+            end_id=self.tokenizer.eot_id, guides=self.guides,
         ):  # fmt: skip
             tokens_BL[found.sequence] = torch.from_numpy(found.tokens_UL[0])
         return tokens_BL
@@ -123,7 +155,16 @@ def load_plan(plan_file: PlanFile | str | os.PathLike[str], *, device: str = "au
     _check("the tokeniser", file.tokenizer.location, file.tokenizer.sha256, tokenizer.fingerprint)
     for role, model in denoisers.items():
         _check_vocabulary(role, model, tokenizer, file.plan.length)
-    return Player(file.plan, denoisers, process, tokenizer, place)
+    guides = {}
+    for name, guide in file.classifiers.items():
+        guides[name] = load_classifier(
+            _find(guide.location, folder), device=place, precision=file.precision
+        )
+        _check(f"classifier {name}", guide.location, guide.sha256, guides[name].fingerprint)
+    check_classifiers(guides, {}, spec)
+    check_guides(file.plan.guidance, guides)
+    check_process(file.plan, process, denoisers)
+    return Player(file.plan, denoisers, process, tokenizer, place, guides)
 
 
 def run_plan(
@@ -133,9 +174,12 @@ def run_plan(
     prompt: str = "",
     seed: int = 0,
     device: str = "auto",
+    labels: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Generate `n` texts with a plan file; `load_plan` and `Player.tokens` say what is refused."""
-    return load_plan(plan_file, device=device).texts(n, prompt=prompt, seed=seed)
+    """Generate `n` texts with a plan file; `load_plan`, `Player.steered` and `Player.tokens` say
+    what is refused."""
+    player = load_plan(plan_file, device=device).steered(labels or {})
+    return player.texts(n, prompt=prompt, seed=seed)
 
 
 def _find(location: str, folder: Path) -> str:
@@ -155,13 +199,14 @@ def _check(what: str, location: str, expected: str, found: str) -> None:
 
 def _check_vocabulary(role: str, model: Denoiser, tokenizer: Tokenizer, length: int) -> None:
     spec = model.spec
-    for field in ("vocab_size", "mask_id"):
-        if getattr(spec, field) != getattr(tokenizer, field):
+    masked = spec.process == "masked"
+    for name in ("vocab_size", "mask_id") if masked else ("vocab_size",):
+        if getattr(spec, name) != getattr(tokenizer, name):
             raise InputError(
-                f"{field} must be the same for denoiser {role} and the tokeniser, got"
-                f" {getattr(spec, field)} and {getattr(tokenizer, field)}"
+                f"{name} must be the same for denoiser {role} and the tokeniser, got"
+                f" {getattr(spec, name)} and {getattr(tokenizer, name)}"
             )
-    if spec.prediction != "posterior":
+    if masked and spec.prediction != "posterior":
         raise InputError(
             f"the masked process needs denoisers that predict the posterior, got"
             f" {spec.prediction!r} for denoiser {role}"

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from schedlab.evaluation.evaluate import Progress, evaluate
 from schedlab.evaluation.lab import Lab
-from schedlab.evaluation.prompts import Given
+from schedlab.evaluation.prompts import Given, Prompts
+from schedlab.evaluation.trace import trace_plan
 from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.plan import Plan
+from schedlab.results.control_file import ControlTrace
 from schedlab.results.measurement import Measurement
 from schedlab.results.plan_cost import PlanCost
 from schedlab.results.seed_block import SeedBlock
@@ -36,6 +38,11 @@ class Evaluator:
             prompts=self.prompts,
             progress=self.progress,
         )
+
+    def trace(self, plan: Plan, block: SeedBlock) -> ControlTrace:
+        """Clocks and edits of a plan on the sequences of a block, see `trace_plan`."""
+        prompts = self.prompts if isinstance(self.prompts, Prompts) else None
+        return trace_plan(plan, block, lab=self.lab, prompts=prompts)
 
     def cost_of(self, plan: Plan) -> PlanCost:
         """Expected cost of one sequence, before running."""

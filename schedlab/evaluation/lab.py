@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from schedlab.classifiers import TextClassifier
+from schedlab.classifiers import Classifier
 from schedlab.classifiers import load as load_classifier
 from schedlab.denoisers import loading
 from schedlab.denoisers.base import Denoiser, DenoiserSpec
@@ -73,8 +73,8 @@ class Lab:
     precision: str = "float32"
     device: str = "cpu"
     compiled: bool = False
-    guides: Mapping[str, TextClassifier] = field(default_factory=dict)
-    judges: Mapping[str, TextClassifier] = field(default_factory=dict)
+    guides: Mapping[str, Classifier] = field(default_factory=dict)
+    judges: Mapping[str, Classifier] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.denoisers:
@@ -175,7 +175,7 @@ def build_lab(config: LabConfig) -> Lab:
 
 
 def check_classifiers(
-    guides: Mapping[str, TextClassifier], judges: Mapping[str, TextClassifier], spec: DenoiserSpec
+    guides: Mapping[str, Classifier], judges: Mapping[str, Classifier], spec: DenoiserSpec
 ) -> None:
     """Refuse classifiers of another vocabulary, and a judge that guides.
 
@@ -184,9 +184,9 @@ def check_classifiers(
     """
     for kind, found in (("classifiers", guides), ("judges", judges)):
         for name, model in found.items():
-            if model.config.vocab_size != spec.vocab_size:
+            if len(model.embedding_weight) != spec.vocab_size:
                 raise InputError(
-                    f"lab.{kind}: {name} has {model.config.vocab_size} tokens, the denoisers"
+                    f"lab.{kind}: {name} has {len(model.embedding_weight)} tokens, the denoisers"
                     f" {spec.vocab_size}; classifiers share the denoisers' tokenizer"
                 )
     own = {model.fingerprint: name for name, model in guides.items()}

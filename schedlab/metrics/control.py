@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schedlab.classifiers import TextClassifier
+from schedlab.classifiers import Classifier
 from schedlab.plan.guidance import EACH, Attribute, Guidance
 
 CONTROL_VERSION = 1
@@ -30,8 +30,8 @@ IntArray = NDArray[np.int64]
 
 def control_scores(
     guidance: Guidance,
-    guides: Mapping[str, TextClassifier],
-    judges: Mapping[str, TextClassifier],
+    guides: Mapping[str, Classifier],
+    judges: Mapping[str, Classifier],
     tokens_UL: IntArray,
     text_S: IntArray,
     number_S: IntArray,
@@ -71,7 +71,7 @@ def wanted_labels(attribute: Attribute, labels: Sequence[str], number_S: IntArra
 
 
 def _judged(
-    judge: TextClassifier, tokens_UL: IntArray, text_S: IntArray, wanted: Sequence[Sequence[str]]
+    judge: Classifier, tokens_UL: IntArray, text_S: IntArray, wanted: Sequence[Sequence[str]]
 ) -> tuple[FloatArray, FloatArray]:
     """1 where all wanted labels are among the likeliest, and their mean probability, (S,) each."""
     log_p_SC = label_log_probs(judge, tokens_UL)[text_S]
@@ -84,7 +84,7 @@ def _judged(
 
 
 @torch.inference_mode()
-def label_log_probs(judge: TextClassifier, tokens_UL: IntArray) -> FloatArray:
+def label_log_probs(judge: Classifier, tokens_UL: IntArray) -> FloatArray:
     """log p(label | text) of texts, float64 (U, C)."""
     device = judge.embedding_weight.device
     rows = torch.from_numpy(np.asarray(tokens_UL, dtype=np.int64)).to(device).split(_CHUNK)

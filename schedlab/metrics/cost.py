@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from schedlab.classifiers import TextClassifier
-from schedlab.classifiers.network import encoder_flops
+from schedlab.classifiers import Classifier
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.cost import block_flops, head_flops
 from schedlab.plan import Plan
@@ -47,7 +46,7 @@ def role_costs(
     denoisers: Mapping[str, Denoiser],
     prefix_length: int = 0,
     *,
-    guides: Mapping[str, TextClassifier] | None = None,
+    guides: Mapping[str, Classifier] | None = None,
 ) -> dict[str, RoleCost]:
     """Price of a request to each denoiser that the plan uses, behind so many given positions; with
     the shadows of policies that have them a request is of a sequence longer by a block.
@@ -75,12 +74,11 @@ def role_costs(
     return costs
 
 
-def guidance_flops(guide: TextClassifier, length: int, free: int) -> int:
+def guidance_flops(guide: Classifier, length: int, free: int) -> int:
     """FLOPs of a pass of a guide forward and back: its encoder twice (no gradient of weights), and
     the products with its embedding, forward and back at generated positions."""
-    config = guide.config
-    products = 2 * 2 * free * config.vocab_size * config.hidden_size
-    return 2 * encoder_flops(config, length) + products
+    vocab_size, width = guide.embedding_weight.shape
+    return 2 * guide.encoder_flops(length) + 2 * 2 * free * vocab_size * width
 
 
 def expected_cost(

@@ -72,13 +72,14 @@ def run_analyze(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
 
 def run_search(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
     """Search for schedules; analyzes first where the job wants additive schedules. A job with a
-    `[policies]` table is a search over policies instead.
+    `[policies]` table is a search over policies instead, one with a `[control]` table a joint
+    search over guidance and timestep allocation.
 
     Args:
         job, run_dir: as in `run_analyze`.
 
     Returns:
-        The run folder, with `search.json` or `policies.json`.
+        The run folder, with `search.json`, `policies.json` or `control.json`.
 
     Raises:
         InputError: the job, what it names or the folder does not fit.
@@ -88,6 +89,8 @@ def run_search(job: Job | PathLike, run_dir: PathLike | None = None) -> Path:
     stages: tuple[Stage, ...] = ("analyze", "search") if loaded.search.additive else ("search",)
     if loaded.policies is not None:
         stages = ("policies",)
+    if loaded.control is not None:
+        stages = ("control",)
     return _run(loaded, run_dir, stages)
 
 
@@ -118,6 +121,11 @@ def estimate_job(job: Job | PathLike) -> Estimate:
         raise InputError(
             "estimate: how many forwards a policy takes is for its predictions to say; run the"
             " search with few search.num_sequences and trials first"
+        )
+    if loaded.control is not None:
+        raise InputError(
+            "estimate: what a joint search costs is for its proposals to say; run it with few"
+            " search.num_sequences and control.trials first"
         )
     check_size(loaded)
     with tempfile.TemporaryDirectory() as folder, reporter() as progress:

@@ -5,6 +5,7 @@ run.json          which stages were asked for, which are done
 environment.json  versions, fingerprints
 importance.json, importance.npz, evals/, optuna.db, search.json
 policies.json, optuna-POLICY-N.db   of a search over policies
+control.json, optuna.db             of a joint search over guidance and allocation
 report.html, report.pdf, plan.json, samples.txt
 .lock             held while a process works in the folder
 """
@@ -22,18 +23,20 @@ from schedlab.errors import InputError
 from schedlab.files import FileRecord, canonical_json, sha256_text, write_atomic
 from schedlab.job import Job, dump_job, load_job
 
-Stage = Literal["analyze", "search", "policies", "report", "export"]
+Stage = Literal["analyze", "search", "policies", "control", "report", "export"]
+ORDER: tuple[Stage, ...] = ("analyze", "search", "policies", "control", "report", "export")
 
 JOB, STATE, LOCK = "job.toml", "run.json", ".lock"
 IMPORTANCE, SEARCH, ENVIRONMENT = "importance.json", "search.json", "environment.json"
 DATABASE, PLAN, SAMPLES = "optuna.db", "plan.json", "samples.txt"
-POLICIES = "policies.json"
+POLICIES, CONTROL = "policies.json", "control.json"
 
 # What the result of a stage depends on, and nothing else.
 STAGE_TABLES: dict[Stage, tuple[str, ...]] = {
     "analyze": ("job", "lab", "corpus", "plan", "analyze"),
     "search": ("job", "lab", "corpus", "plan", "analyze", "search"),
     "policies": ("job", "lab", "corpus", "plan", "task", "search", "policies"),
+    "control": ("job", "lab", "corpus", "plan", "search", "control"),
 }
 
 
@@ -92,10 +95,9 @@ class RunFolder:
         self._refuse_strangers()
         if (self / JOB).exists() and self.has_results:
             self._check_same_study(job)
-        order: tuple[Stage, ...] = ("analyze", "search", "policies", "report", "export")
         wanted = {*self.state.stages, *stages}
         # The state first: a folder with a job but without a state is a stranger's.
-        self._update(stages=tuple(stage for stage in order if stage in wanted))
+        self._update(stages=tuple(stage for stage in ORDER if stage in wanted))
         write_atomic(self / JOB, dump_job(job))
 
     def _refuse_strangers(self) -> None:
@@ -119,8 +121,9 @@ class RunFolder:
     def _check_same_study(self, job: Job) -> None:
         old = self.job
         changed = [table for table in STUDY_TABLES if getattr(old, table) != getattr(job, table)]
-        if (old.policies is None) != (job.policies is None):
-            changed.append("policies")  # one folder, one kind of search
+        for table in ("policies", "control"):  # one folder, one kind of search
+            if (getattr(old, table) is None) != (getattr(job, table) is None):
+                changed.append(table)
         if old.job.seed != job.job.seed:
             changed.append("job")
         if changed:

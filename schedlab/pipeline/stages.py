@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Literal, cast
 
@@ -15,6 +15,7 @@ import torch
 
 import schedlab
 from schedlab import hub
+from schedlab.classifiers import Classifier
 from schedlab.denoisers.base import Denoiser
 from schedlab.denoisers.cost import forward_flops
 from schedlab.deploy import export
@@ -29,6 +30,7 @@ from schedlab.importance import analyze
 from schedlab.job import Job
 from schedlab.pipeline.progress import Reporter
 from schedlab.pipeline.run_folder import (
+    CONTROL,
     DATABASE,
     ENVIRONMENT,
     IMPORTANCE,
@@ -55,6 +57,8 @@ from schedlab.results.importance_file import ImportanceFile
 from schedlab.sampling.compiled import Compiled
 from schedlab.search.additive import StepCosts, step_costs
 from schedlab.search.bench import Bench
+from schedlab.search.control import ControlContext, search_control
+from schedlab.search.control import first_plans as first_control_plans
 from schedlab.search.policies import first_plans, search_policies
 from schedlab.search.policy_board import PolicyContext
 from schedlab.search.proposals import propose
@@ -110,6 +114,8 @@ class Run:
     def needs_corpus(self) -> bool:
         """Whether anything of the job reads text."""
         job = self.job
+        if job.control is not None:
+            return job.search.prefix_length > 0
         if job.policies is not None:
             is_duel = job.policies.quality == "duel"
             return job.task is None and (is_duel or job.search.prefix_length > 0)
@@ -253,6 +259,38 @@ def policies_stage(run: Run) -> None:
     folder.mark_done("policies", job)
 
 
+def control_stage(run: Run) -> None:
+    """Write `control.json`."""
+    job, folder = run.job, run.folder
+    if folder.is_done("control", job) and (folder / CONTROL).exists():
+        return
+    assert job.control is not None, "a joint search"
+    table, lab, prompts = job.control, run.lab, run.prompts
+    write_environment(run, with_corpus=run.needs_corpus)
+    plans = first_control_plans(job)
+    folder.expect((len(plans) + table.trials) * len(job.blocks()))
+    for plan in plans:
+        check_plan(plan, lab, prompts)
+    with contextlib.closing(run.evaluator()) as evaluator:
+        file = search_control(
+            job,
+            evaluator,
+            ControlContext(
+                labels={name: guide.labels for name, guide in lab.guides.items()},
+                prefix_length=prompts.prefix_length if prompts is not None else 0,
+                scorer=lab.scorer_name,
+                precision=lab.precision,
+                fingerprint=canonical_json(
+                    lab.context() | ({"prompts": prompts.digest} if prompts else {})
+                ),
+                database=folder / DATABASE,
+            ),
+            stage=run.reporter.stage,
+        )
+    file.write(folder / CONTROL)
+    folder.mark_done("control", job)
+
+
 def report_stage(run: Run) -> None:
     """Write `report.html` and `report.pdf`."""
     run.reporter.stage("report")
@@ -278,6 +316,7 @@ STAGES: dict[Stage, Callable[[Run], None]] = {
     "analyze": analyze_stage,
     "search": search_stage,
     "policies": policies_stage,
+    "control": control_stage,
     "report": report_stage,
     "export": export_stage,
 }
@@ -315,8 +354,19 @@ def write_environment(run: Run, *, with_corpus: bool) -> None:
         scorer=None
         if lab.scorer is None
         else FileRef(location=lab.scorer.name, sha256=lab.scorer.fingerprint),
+        classifiers=_classifier_refs(lab.guides, config.classifiers),
+        judges=_classifier_refs(lab.judges, config.judges),
         corpus=corpus,
     ).write(path)
+
+
+def _classifier_refs(
+    found: Mapping[str, Classifier], locations: Mapping[str, str]
+) -> dict[str, FileRef]:
+    return {
+        name: FileRef(location=hub.pinned(locations[name]), sha256=model.fingerprint)
+        for name, model in found.items()
+    }
 
 
 def check_unchanged(lab: Lab, folder: RunFolder) -> None:
@@ -332,6 +382,10 @@ def check_unchanged(lab: Lab, folder: RunFolder) -> None:
     now = {role: denoiser.fingerprint for role, denoiser in lab.denoisers.items()}
     then = {role: denoiser.sha256 for role, denoiser in before.denoisers.items()}
     pairs = [(f"denoiser {role}", then[role], now[role]) for role in now.keys() & then.keys()]
+    for kind, models in (("classifiers", lab.guides), ("judges", lab.judges)):
+        stored = getattr(before, kind)
+        for name in models.keys() & stored.keys():
+            pairs.append((f"{kind} {name}", stored[name].sha256, models[name].fingerprint))
     pairs.append(("the tokenizer", before.tokenizer.sha256, lab.tokenizer.fingerprint))
     pairs.append(("the precision", before.precision, lab.precision))
     if before.scorer is not None and lab.scorer is not None:

@@ -35,6 +35,7 @@ from schedlab.files import validate
 from schedlab.plan import Plan
 from schedlab.plan.lab_config import LabConfig
 from schedlab.results import Measurement, PlanCost, SeedBlock, Store
+from schedlab.results.control_file import ControlTrace
 
 MIN_WORK = 64
 """Evaluations in all below which starting processes costs more than it saves."""
@@ -82,6 +83,10 @@ class ParallelEvaluator:
     def pids(self) -> list[int]:
         """Process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
+
+    def trace(self, plan: Plan, block: SeedBlock) -> ControlTrace:
+        """Clocks and edits of a plan on the sequences of a block."""
+        return self.local.trace(plan, block)
 
     def cost_of(self, plan: Plan) -> PlanCost:
         """Expected cost of one sequence, before running."""

@@ -243,8 +243,8 @@ class MeasuredValue(Record):
 
 
 class PlanFile(FileRecord):
-    """A deployable plan: the plan, the denoisers it names, what was measured, where it came
-    from."""
+    """A deployable plan: the plan, the denoisers and classifiers it names, what was measured,
+    where it came from."""
 
     format: Literal["schedlab.plan"] = PLAN_FORMAT
     version: Literal[1] = PLAN_VERSION
@@ -253,6 +253,9 @@ class PlanFile(FileRecord):
     denoisers: dict[Role, DenoiserRef]
     tokenizer: FileRef
     precision: Literal["float32", "bfloat16", "float64"]
+    classifiers: Annotated[
+        dict[str, FileRef], Field(description="classifiers that guide, by the plan's names")
+    ] = {}
     measured: dict[str, MeasuredValue] = {}
     provenance: dict[str, Scalar | list[Scalar]] = {}
 
@@ -266,6 +269,13 @@ class PlanFile(FileRecord):
                 f"{where}: denoisers: the schedule uses role {missing[0]!r}, which is not among"
                 f" {sorted(file.denoisers)}; add it"
             )
+        guidance = file.plan.guidance
+        for attribute in guidance.attributes if guidance is not None else ():
+            if attribute.classifier not in file.classifiers:
+                raise InputError(
+                    f"{where}: classifiers: the guidance uses {attribute.classifier!r}, which is"
+                    f" not among {sorted(file.classifiers)}; add it"
+                )
         if file.digest != file.plan.digest:
             raise InputError(
                 f"{where}: digest: the plan's digest is {file.plan.digest[:12]}..., the file says"

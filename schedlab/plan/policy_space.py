@@ -116,9 +116,9 @@ def _knob(name: str, range_: Range, **others: Range) -> PolicySpace:
 
 
 def _allocation(**others: Range) -> PolicySpace:
-    """Rules that read a signal; gradients come of guidance, so a search chooses among the rest."""
-    signals = ("entropy", "margin", "change")
-    return PolicySpace("steps", others, in_blocks=False, choices={"signal": signals})
+    """Rules that read a signal; which one is for the job to say, since gradients come of guidance
+    (a joint search chooses signals too)."""
+    return _steps(in_blocks=False, **others)
 
 
 _CONFIDENCE = Range(0.3, 0.999, "complement")

@@ -44,7 +44,8 @@ class UniformProcess:
         weight_NV = alpha_s_N1 * p_NV.double() + (1.0 - alpha_s_N1) / V
         stays_N1 = weight_NV.gather(1, z_N[:, None]) * (ratio_N1 + (1.0 - ratio_N1) / V)
         weight_NV *= (1.0 - ratio_N1) / V
-        weight_NV.scatter_(1, z_N[:, None], stays_N1)
+        # Where nothing moves the token stays, however unlikely the prediction finds it.
+        weight_NV.scatter_(1, z_N[:, None], torch.where(ratio_N1 == 1.0, 1.0, stays_N1))
         return weight_NV / weight_NV.sum(-1, keepdim=True)
 
     def leave_one_out(self, logits_NV: Tensor, z_N: Tensor, alpha_t_N: Tensor) -> Tensor:

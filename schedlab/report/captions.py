@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from schedlab.report.words import one_line, without_folders
+from schedlab.report.words import listing, one_line, without_folders
+from schedlab.results.control_file import ControlFile, ControlTrace
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.results.policy_file import PolicyFile
 from schedlab.results.search_file import SearchFile, SearchSetting
 
 BOOTSTRAP = "95 % bootstrap over sequences"
+_MOST_LABELS = 6
 
 
 def importance_facts(
@@ -81,6 +83,59 @@ def policy_facts(file: PolicyFile) -> str:
         f" {setting.fresh_seed} (search: {setting.num_sequences}, seed {setting.seed});"
         f" {setting.length} tokens{given}, {one_line(setting.precision)}, temperature {decoding},"
         f" top-p {setting.top_p:g}{scorer}. Intervals: {BOOTSTRAP}, given the plans.{effort}"
+    )
+
+
+def asked_for(file: ControlFile) -> str:
+    """Labels that texts shall have, and the guides that push towards them."""
+    parts = []
+    for attribute, labels in zip(file.setting.attributes, file.setting.labels, strict=False):
+        names = [one_line(label, max_length=32) for label in labels[:_MOST_LABELS]]
+        more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+        turn = " in turn" if len(labels) > 1 else ""
+        parts.append(f"{listing(names)}{more}{turn} (guide '{one_line(attribute.classifier)}')")
+    return "; ".join(parts)
+
+
+def control_facts(file: ControlFile) -> str:
+    """Sequences, seeds, judge, scorer, precision, decoding and intervals of fresh figures."""
+    setting = file.setting
+    return (
+        f"n = {setting.fresh_sequences} sequences per plan, fresh seed {setting.fresh_seed}"
+        f" (search: {setting.num_sequences}, seed {setting.seed}); {_control_world(file)}"
+        f" Intervals: {BOOTSTRAP}, given the plans."
+    )
+
+
+def control_search_facts(file: ControlFile) -> str:
+    """The same of what was seen on the search's own sequences."""
+    setting = file.setting
+    return (
+        f"Each on {setting.num_sequences} sequences of seed {setting.seed}; {_control_world(file)}"
+    )
+
+
+def trace_facts(
+    file: ControlFile, traces: Sequence[ControlTrace], *, interval: bool | None = None
+) -> str:
+    """The same of plans that were looked at step by step."""
+    seeds = ", ".join(str(seed) for seed in sorted({trace.seed for trace in traces}))
+    ends = {None: "", False: " No intervals.", True: f" Intervals: {BOOTSTRAP}."}[interval]
+    return (
+        f"n = {_counts(trace.num_sequences for trace in traces)} sequences per plan, fresh seed"
+        f" {seeds}; {_control_world(file)}{ends}"
+    )
+
+
+def _control_world(file: ControlFile) -> str:
+    setting = file.setting
+    given = f", {setting.prefix_length} given" if setting.prefix_length else ""
+    scorer = one_line(without_folders(setting.scorer))
+    return (
+        f"judge '{one_line(setting.judge)}', asked for {asked_for(file)}; {setting.length}"
+        f" tokens{given}, {one_line(setting.process)} process, {one_line(setting.precision)},"
+        f" temperature {setting.temperature:g}, top-p {setting.top_p:g},"
+        f" {f'scorer {scorer}' if scorer not in ('', 'none') else 'no scorer'}."
     )
 
 

@@ -18,6 +18,13 @@ ORIGIN_LABELS: dict[Origin, str] = {
     "schedlab": "schedlab's own derivation",
     "extended": "the paper's quantity, extended by schedlab",
 }
+Edit = Literal["none", "kept", "forgotten"]
+MARK_LABELS = {
+    "key": "key token: the gradients there are among the largest",
+    "kept": "edit that was kept: guidance changed the likeliest token, and the next prediction has"
+    " it too",
+    "forgotten": "edit that was forgotten: the next prediction is another token again",
+}
 Verdict = Literal["yes", "no", "open", "fact"]
 VERDICT_LABELS: dict[Verdict, str] = {
     "yes": "yes",
@@ -142,6 +149,40 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A piece of text with one marking.
+
+    Args:
+        note: more about a marked one, for a pointer that rests on it; the PDF leaves it out.
+    """
+
+    text: str
+    is_key: bool = False
+    edit: Edit = "none"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TextAtStep:
+    """A text at a step: number, noise level, how many edits there were, and its passages."""
+
+    step: str
+    level: str
+    edits: str
+    passages: tuple[Passage, ...]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A text at several steps with what guidance did to it."""
+
+    name: str
+    title: str
+    caption: str
+    steps: tuple[TextAtStep, ...]
+
+
+@dataclass(frozen=True)
 class Code:
     """A file shown as it is."""
 
@@ -173,7 +214,7 @@ class Legend:
     items: tuple[tuple[str, str, str], ...]
 
 
-Block = Paragraph | Findings | Figure | Table | Samples | Code | KeyNumbers | Legend
+Block = Paragraph | Findings | Figure | Table | Samples | Trajectory | Code | KeyNumbers | Legend
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 from schedlab.errors import SchedlabError
-from schedlab.report.content import ORIGIN_LABELS, VERDICT_LABELS, Report
+from schedlab.report.content import MARK_LABELS, ORIGIN_LABELS, VERDICT_LABELS, Report
 from schedlab.report.numbering import numbered
 from schedlab.report.svg import Svg
 from schedlab.report.words import one_line
@@ -61,6 +61,7 @@ def document_data(report: Report) -> dict[str, Any]:
     return data | {
         "numbers": numbered(report),
         "origins": ORIGIN_LABELS,
+        "marks": MARK_LABELS,
         "verdicts": VERDICT_LABELS,
     }
 

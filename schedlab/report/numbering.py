@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedlab.report.content import Figure, Report, Samples, Table
+from schedlab.report.content import Figure, Report, Samples, Table, Trajectory
 
 
 def numbered(report: Report) -> dict[str, str]:
@@ -15,7 +15,7 @@ def numbered(report: Report) -> dict[str, str]:
     counts = {"Figure": 0, "Table": 0}
     for section in report.sections:
         for block in section.blocks:
-            if not isinstance(block, Figure | Table | Samples):
+            if not isinstance(block, Figure | Table | Samples | Trajectory):
                 continue
             kind = "Figure" if isinstance(block, Figure) else "Table"
             if block.name in labels:

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from schedlab.report.content import ORIGIN_LABELS, VERDICT_LABELS, Block, Report
+from schedlab.report.content import MARK_LABELS, ORIGIN_LABELS, VERDICT_LABELS, Block, Report
 from schedlab.report.numbering import numbered
 from schedlab.report.svg import Svg
 
@@ -30,6 +30,7 @@ def render_page(report: Report) -> str:
         numbers=numbered(report),
         style=Markup(_template("page.css")),
         origins=ORIGIN_LABELS,
+        marks=MARK_LABELS,
         verdicts=VERDICT_LABELS,
     )
 

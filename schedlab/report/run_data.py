@@ -15,6 +15,7 @@ from schedlab.errors import InputError
 from schedlab.files import read_text, sha256_text
 from schedlab.report.style import Roles
 from schedlab.report.words import one_line
+from schedlab.results.control_file import ControlFile
 from schedlab.results.environment_file import EnvironmentFile
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.results.policy_file import PolicyFile
@@ -23,6 +24,7 @@ from schedlab.results.search_file import FreshRow, SearchFile, SearchRow
 IMPORTANCE = "importance.json"
 SEARCH = "search.json"
 POLICIES = "policies.json"
+CONTROL = "control.json"
 ENVIRONMENT = "environment.json"
 JOB = "job.toml"
 
@@ -39,6 +41,7 @@ class RunData:
         job: text of the job file, or None.
         digests: file name -> SHA-256 of the text it was read from.
         policies: None when no policies were searched.
+        control: None when guidance and allocation were not searched.
     """
 
     name: str
@@ -48,6 +51,7 @@ class RunData:
     job: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
     policies: PolicyFile | None = None
+    control: ControlFile | None = None
 
     @property
     def main_light(self) -> str:
@@ -71,6 +75,9 @@ class RunData:
             names += list(self.search.setting.roles)
         if self.policies is not None:
             names += list(self.policies.roles)
+        if self.control is not None:
+            # The reference, all heavy, comes first.
+            names += [r for row in self.control.rows for r in row.plan.model_schedule.roles]
         return Roles.of(names, self._descriptions(names))
 
     def _descriptions(self, names: Iterable[str]) -> dict[str, str]:
@@ -93,12 +100,12 @@ def load_run(run_dir: str | os.PathLike[str]) -> RunData:
     folder = Path(run_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run folder")
-    known = (IMPORTANCE, SEARCH, POLICIES, ENVIRONMENT, JOB)
+    known = (IMPORTANCE, SEARCH, POLICIES, CONTROL, ENVIRONMENT, JOB)
     present = {name for name in known if (folder / name).exists()}
-    if not present & {IMPORTANCE, SEARCH, POLICIES}:
+    if not present & {IMPORTANCE, SEARCH, POLICIES, CONTROL}:
         raise InputError(
-            f"{folder}: neither {IMPORTANCE} nor {SEARCH} nor {POLICIES} in it; run 'schedlab"
-            " analyze' or 'schedlab search' first"
+            f"{folder}: neither {IMPORTANCE} nor {SEARCH} nor {POLICIES} nor {CONTROL} in it; run"
+            " 'schedlab analyze' or 'schedlab search' first"
         )
     texts = {name: read_text(folder / name) for name in sorted(present)}
     return RunData(
@@ -106,6 +113,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> RunData:
         importance=ImportanceFile.read(folder / IMPORTANCE) if IMPORTANCE in present else None,
         search=SearchFile.read(folder / SEARCH) if SEARCH in present else None,
         policies=PolicyFile.read(folder / POLICIES) if POLICIES in present else None,
+        control=ControlFile.read(folder / CONTROL) if CONTROL in present else None,
         environment=EnvironmentFile.read(folder / ENVIRONMENT) if ENVIRONMENT in present else None,
         job=texts.get(JOB),
         digests={name: sha256_text(text) for name, text in texts.items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schedlab.report import policy_sections, tables
+from schedlab.report import control_sections, policy_sections, tables
 from schedlab.report.captions import as_analysed, search_facts
 from schedlab.report.content import (
     Block,
@@ -48,17 +48,24 @@ def report(run: RunData) -> Report:
         *_importance(run),
         *_search(run),
         *policy_sections.sections(run),
-        _words(),
+        *control_sections.sections(run),
+        _words(run),
         _provenance(run),
     ]
-    about_policies = run.policies is not None and run.search is None and run.importance is None
     return Report(
-        title="Which tokens should be committed when?"
-        if about_policies
-        else "Which denoising steps need the large model?",
+        title=_title(run),
         subtitle=_subtitle(run),
         sections=tuple(section for section in sections if section.blocks),
     )
+
+
+def _title(run: RunData) -> str:
+    about_schedules = run.search is not None or run.importance is not None
+    if run.policies is not None and not about_schedules:
+        return "Which tokens should be committed when?"
+    if run.control is not None and not about_schedules:
+        return "How hard should guidance push, and where?"
+    return "Which denoising steps need the large model?"
 
 
 def _subtitle(run: RunData) -> str:
@@ -73,6 +80,8 @@ def _subtitle(run: RunData) -> str:
         names = {row.curve.policy for row in run.policies.rows}
         how = "scored on held-out text" if run.policies.setting.quality == "duel" else "sampled"
         parts.append(f"{len(run.policies.rows)} plans of {len(names)} policies, {how}")
+    if run.control is not None:
+        parts.append(f"{len(run.control.rows)} plans of guided sampling, judged")
     return "; ".join(parts)
 
 
@@ -86,11 +95,27 @@ def _summary(run: RunData) -> Section:
         Paragraph(
             "'Yes' and 'no' are said only where 95 % intervals prove it; 'not significant' means"
             " that this run cannot tell. Statements are derived from the numbers by fixed rules,"
-            " and nothing corrects for looking at many. 'The paper' is 'Not All Denoising Steps"
-            " Are Equal' (arXiv 2604.02340), whose models, text and scorer were others."
+            f" and nothing corrects for looking at many. {_papers(run)}"
         ),
     ]
     return _section("summary", "What this run shows", blocks)
+
+
+def _papers(run: RunData) -> str:
+    """Which paper is meant where one is spoken of."""
+    schedules = (
+        "'The paper' is 'Not All Denoising Steps Are Equal' (arXiv 2604.02340), whose models, text"
+        " and scorer were others."
+    )
+    if run.control is None:
+        return schedules
+    guidance = (
+        f"{{}} TTA, 'Token Timestep Allocation' ({control_sections.PAPER}), whose models, texts,"
+        " classifiers and scorer were others."
+    )
+    if run.search is None and run.importance is None and run.policies is None:
+        return guidance.format("'The paper' is")
+    return f"{schedules} {guidance.format('In the part on guidance it is')}"
 
 
 def _samples_behind(run: RunData) -> Paragraph | None:
@@ -242,6 +267,8 @@ def _key_numbers(run: RunData) -> KeyNumbers | None:
     items: list[KeyNumber] = []
     if run.policies is not None:
         items += policy_sections.key_numbers(run.policies)
+    if run.control is not None:
+        items += control_sections.key_numbers(run.control)
     if run.search is not None:
         for pick, words in (("best", "Best of the search"), ("knee", "Knee of the front")):
             digest = run.search.picks.get(pick)
@@ -284,7 +311,7 @@ def _legend(run: RunData) -> Legend:
 
 
 def _missing(run: RunData) -> Paragraph | None:
-    if run.policies is not None:
+    if run.policies is not None or run.control is not None:
         return None
     if run.search is None:
         return Paragraph("This run holds an analysis only; nothing was searched.")
@@ -334,7 +361,7 @@ WORDS = (
     ),
     (
         "t, step",
-        "noise level, 1 is all masks and 0 is text; a step goes from one level to the next",
+        "noise level, 1 is noise (all masks), 0 is text; a step goes from one level to the next",
     ),
     (
         "schedule",
@@ -366,7 +393,8 @@ WORDS = (
 )
 
 
-def _words() -> Section:
+def _words(run: RunData) -> Section:
+    words = WORDS if run.control is None else WORDS + control_sections.WORDS
     return _section(
         "words",
         "Words used here",
@@ -376,7 +404,7 @@ def _words() -> Section:
                 title="Words",
                 caption="In the sense of this report.",
                 columns=(Column("word"), Column("meaning")),
-                rows=tuple((Cell(word), Cell(meaning)) for word, meaning in WORDS),
+                rows=tuple((Cell(word), Cell(meaning)) for word, meaning in words),
             )
         ],
     )
@@ -406,6 +434,11 @@ def _provenance(run: RunData) -> Section:
             rows.append(("scorer", f"{env.scorer.location}, sha256 {env.scorer.sha256}"))
         if env.corpus is not None:
             rows.append(("corpus", f"{env.corpus.source}, fingerprint {env.corpus.fingerprint}"))
+        rows += [
+            (f"{kind} {name}", f"{ref.location}, sha256 {ref.sha256}")
+            for kind, known in (("classifier", env.classifiers), ("judge", env.judges))
+            for name, ref in sorted(known.items())
+        ]
         rows += sorted(env.notes.items())
     if run.importance is not None:
         setting = run.importance.setting
@@ -427,6 +460,8 @@ def _provenance(run: RunData) -> Section:
         ]
     if run.policies is not None:
         rows += policy_sections.provenance(run.policies)
+    if run.control is not None:
+        rows += control_sections.provenance(run.control)
     rows += [(f"sha256 of {name}", digest) for name, digest in sorted(run.digests.items())]
     return _section(
         "provenance",

@@ -27,6 +27,8 @@ _STYLE = re.compile(r"\s*<defs>\s*<style[^>]*>.*?</style>\s*</defs>", re.DOTALL)
 _ROOT = re.compile(r"<svg\b[^>]*>")
 _VIEW_BOX = re.compile(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"')
 _ID = re.compile(r'\s+id="([^"]*)"')
+_PATH = re.compile(r' d="[^"]*"')
+_LONG_NUMBER = re.compile(r"(\.\d\d)\d+")
 _REFERENCE = re.compile(r'xlink:href="#([^"]*)"|url\(#([^)]*)\)')
 
 
@@ -67,8 +69,12 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def to_svg(figure: Figure, name: str) -> Svg:
-    """Serialise `figure`; all ids start with `name`, so several drawings can share one page."""
+def to_svg(figure: Figure, name: str, *, short: bool = False) -> Svg:
+    """Serialise `figure`; all ids start with `name`, so several drawings can share one page.
+
+    Args:
+        short: cut coordinates of paths to hundredths, for drawings with thousands of them.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
@@ -79,6 +85,8 @@ def to_svg(figure: Figure, name: str) -> Svg:
     body = text[root.end() : text.rindex("</svg>")]
     # matplotlib's style element would apply to the whole page; the root's attributes replace it.
     body = _own_ids(_STYLE.sub("", body, count=1), prefix=name)
+    if short:
+        body = _PATH.sub(lambda path: _LONG_NUMBER.sub(r"\1", path[0]), body)
     return Svg(name, body.strip(), float(size[1]), float(size[2]))
 
 

@@ -49,6 +49,7 @@ class EnvironmentFile(FileRecord):
         threads: CPU threads of one process.
         denoisers: role to location, fingerprint and cost; the fingerprint is what a deployed plan
             checks before it samples.
+        classifiers, judges: classifiers that guide, and that judge, by name.
         scorer: language model behind Gen-PPL, None where no text was scored.
         notes: anything else worth keeping beside the numbers.
     """
@@ -65,6 +66,8 @@ class EnvironmentFile(FileRecord):
     denoisers: dict[Role, DenoiserRef]
     tokenizer: FileRef
     scorer: FileRef | None = None
+    classifiers: dict[str, FileRef] = {}
+    judges: dict[str, FileRef] = {}
     corpus: CorpusRef | None = None
     notes: dict[str, str] = {}
 

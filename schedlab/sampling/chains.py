@@ -21,6 +21,7 @@ from schedlab.plan import Plan
 from schedlab.plan.plan import Decoding
 from schedlab.processes import MaskedProcess, Process, SimplexProcess, UniformProcess, alpha
 from schedlab.sampling.draw import draw, head_chunks
+from schedlab.sampling.forwards import logits_of_features
 from schedlab.sampling.inversion import MAX_ATTEMPTS, draw_by_inversion
 from schedlab.sampling.noise import Purpose, SequenceIds, normals, uniforms, uniforms_at
 from schedlab.sampling.sampler import check_prefix
@@ -178,7 +179,8 @@ class MaskedChain(_Common):
         row_N, position_N = masked_BL.nonzero(as_tuple=True)
         t_B = torch.full((len(self.tokens_BL),), t, device=self.tokens_BL.device)
         features_BLD = features_at(denoiser, self.tokens_BL, t_B)
-        logits_NV = denoiser.logits(features_BLD[row_N, position_N]).float()
+        # How many masks are left must change no bit: the head is called in one shape.
+        logits_NV = logits_of_features(denoiser, features_BLD, row_N, position_N).float()
         logits_NV[:, self.process.mask_id] = -torch.inf
         return logits_NV, (row_N, position_N)
 
@@ -288,7 +290,9 @@ def _source(ids: SequenceIds, at: At, step: int) -> Callable[[Tensor, int], Tens
 
     def uniform(picked: Tensor, attempt: int) -> Tensor:
         own = ids.pick(row_N[picked])
-        return uniforms_at(own, Purpose.TOKEN, position_N[picked], step * MAX_ATTEMPTS + attempt)
+        return uniforms_at(
+            own, Purpose.TOKEN, position_N[picked], step * (MAX_ATTEMPTS + 1) + attempt
+        )
 
     return uniform
 

@@ -120,7 +120,7 @@ def sample_dense(
     names = (*plan.model_schedule.roles, *((GUIDANCE,) if steering is not None else ()))
     usage = {name: Usage(zeros.clone(), zeros.clone()) for name in names}
     clock_BL = torch.full(chain.free_BL.shape, grid[0], dtype=torch.float64, device=zeros.device)
-    stands_BL = torch.ones_like(clock_BL)
+    stands_BL = clock_BL
     for k, role in enumerate(plan.model_schedule.steps):
         started = time.perf_counter()
         denoiser, t, last = denoisers[role], grid[k], k == plan.num_steps - 1

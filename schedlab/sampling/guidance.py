@@ -24,6 +24,8 @@ from schedlab.errors import InputError, SchedlabError
 from schedlab.plan.guidance import EACH, Attribute, Guidance
 from schedlab.sampling.noise import SequenceIds
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Pull:
@@ -93,9 +95,10 @@ class Steering:
             levels: the noise levels at which the denoiser is called, T of them.
         """
         g = self.guidance
-        if g.iterations == 0 or not g.end <= levels[step] <= g.start:
+        # Levels such as 1 - 0.7 are not quite 0.3.
+        if g.iterations == 0 or not g.end - _ROUNDING <= levels[step] <= g.start + _ROUNDING:
             return False
-        first = next(k for k, t in enumerate(levels) if t <= g.start)
+        first = next(k for k, t in enumerate(levels) if t <= g.start + _ROUNDING)
         last = step == len(levels) - 1 and not g.last_step
         return (step - first) % g.interval == 0 and not last
 
@@ -173,7 +176,7 @@ class Steering:
         g_BLD = g_BLD * attribute.weight
         return _Gradient(
             g_BLD[at],
-            guide.embedding_weight,
+            guide.embedding_weight.detach(),
             g_BLD.double().norm(dim=-1),
             own_B.detach().double(),
         )
@@ -190,17 +193,26 @@ class _Gradient:
 
     def pulled_NV(self) -> Tensor:
         """With respect to the probabilities, float32 (N, V)."""
-        return (self.g_ND @ self.embedding_VD.T).float()
+        g_FD = _filled_up(self.g_ND, self.norm_BL.numel())
+        return (g_FD @ self.embedding_VD.T)[: len(self.g_ND)].float()
 
 
 def soft_embeddings(
     guide: Classifier, p_NV: Tensor, at: tuple[Tensor, Tensor], tokens_BL: Tensor
 ) -> Tensor:
     """softmax(logits) @ E where there is a prediction, E of the token elsewhere, (B, L, D)."""
-    weight_VD = guide.embedding_weight
+    weight_VD = guide.embedding_weight.detach()
     e_BLD = weight_VD[tokens_BL]
-    e_BLD[at] = p_NV.to(weight_VD.dtype) @ weight_VD
+    p_FV = _filled_up(p_NV.to(weight_VD.dtype), tokens_BL.numel())
+    e_BLD[at] = (p_FV @ weight_VD)[: len(p_NV)]
     return e_BLD.detach()
+
+
+def _filled_up(rows_NX: Tensor, size: int) -> Tensor:
+    """Rows with zeros behind them: products of one shape, so that how many positions have a
+    prediction changes no bit of any of them."""
+    missing = size - len(rows_NX)
+    return torch.nn.functional.pad(rows_NX, (0, 0, 0, missing)) if missing else rows_NX
 
 
 def _through_softmax(p_NV: Tensor, pulled_NV: Tensor) -> Tensor:
@@ -225,6 +237,7 @@ def _conflict(
     return summed(one * other) / (summed(one * one) * summed(other * other)).sqrt()
 
 
+@torch.no_grad()
 def ablation_drop(
     guide: Classifier,
     e_BLD: Tensor,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-MAX_ATTEMPTS = 64
+MAX_ATTEMPTS = 16
 UniformSource = Callable[[Tensor, int], Tensor]
 
 
@@ -46,5 +46,12 @@ def draw_by_inversion(probs_NV: Tensor, top_p: float, uniforms: UniformSource) -
         if not outside_R.any():
             return token_N
         rows_R, p_RV = rows_R[outside_R], p_RV[outside_R]
-    token_N[rows_R] = p_RV.argmax(-1)  # due with probability (1 - top_p)^64
+    # Rows whose nucleus is small, at low top_p: what is left is found by sorting.
+    sorted_RV, order_RV = p_RV.sort(dim=-1, descending=True, stable=True)
+    before_RV = sorted_RV.cumsum(-1, dtype=torch.float64) - sorted_RV
+    sums_RV = (sorted_RV * (before_RV < top_p)).cumsum(-1, dtype=torch.float64)
+    target_R1 = uniforms(rows_R, MAX_ATTEMPTS)[:, None] * sums_RV[:, -1:]
+    place_R1 = torch.searchsorted(sums_RV, target_R1, right=True)
+    place_R1.clamp_(max=probs_NV.shape[1] - 1)
+    token_N[rows_R] = order_RV.gather(1, place_R1)[:, 0]
     return token_N

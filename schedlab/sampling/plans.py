@@ -112,6 +112,8 @@ def sample_plans(
 
 def _filled_up(rows_B: Tensor, size: int) -> list[Tensor]:
     """Batches of one size, the last filled up with its first row."""
+    if not len(rows_B):
+        return []
     *full, last = rows_B.split(size)
     return [*full, torch.cat((last, last[:1].expand(size - len(last))))]
 

@@ -67,6 +67,8 @@ class Signals:
             return (top_N2[:, 0] - top_N2[:, 1]).double()
         if self.previous_BLV is None:
             self.previous_BLV = torch.zeros((*shape, p_NV.shape[1]), device=p_NV.device)
+            self.previous_BLV[at] = p_NV
+            return torch.zeros(len(p_NV), dtype=torch.float64, device=p_NV.device)
         moved_N = (p_NV - self.previous_BLV[at]).abs_().sum(-1) / 2
         self.previous_BLV[at] = p_NV
         return moved_N.neg().double()

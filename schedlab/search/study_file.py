@@ -26,25 +26,27 @@ _SETTINGS = "settings"
 
 
 @contextmanager
-def open_study(path: Path | None, settings: str) -> Iterator[optuna.Study]:
+def open_study(
+    path: Path | None, settings: str, *, num_objectives: int = 2
+) -> Iterator[optuna.Study]:
     """The study in `path`; one that is damaged or of other settings is moved aside first.
 
     Trials that a killed search left running are marked as failed, which no sampler looks at.
     """
     if path is None:
-        yield _create_study(optuna.storages.InMemoryStorage(), settings)
+        yield _create_study(optuna.storages.InMemoryStorage(), settings, num_objectives)
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not _intact(path):
             _move_aside(path, "is damaged")
         storage = _sqlite_storage(path)
-        study = _create_study(storage, settings)
+        study = _create_study(storage, settings, num_objectives)
         if study.user_attrs[_SETTINGS] != settings:
             _close(storage)
             _move_aside(path, "belongs to a search with other settings")
             storage = _sqlite_storage(path)
-            study = _create_study(storage, settings)
+            study = _create_study(storage, settings, num_objectives)
         try:
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.tell(trial.number, state=TrialState.FAIL)
@@ -95,11 +97,13 @@ class _DurableConnection(sqlite3.Connection):
         self.execute("PRAGMA synchronous=FULL")
 
 
-def _create_study(storage: optuna.storages.BaseStorage, settings: str) -> optuna.Study:
+def _create_study(
+    storage: optuna.storages.BaseStorage, settings: str, num_objectives: int
+) -> optuna.Study:
     study = optuna.create_study(
         study_name=STUDY_NAME,
         storage=storage,
-        directions=["minimize", "minimize"],
+        directions=["minimize"] * num_objectives,
         load_if_exists=True,
     )
     if _SETTINGS not in study.user_attrs:

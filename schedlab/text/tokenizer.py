@@ -53,10 +53,11 @@ class Tokenizer:
         self.fingerprint = sha256_text(canonical_json(json.loads(core.to_str())))
 
     @classmethod
-    def published(cls, path: str | Path, vocab_size: int, mask_id: int) -> Tokenizer:
+    def published(cls, path: str | Path, vocab_size: int, mask_id: int | None) -> Tokenizer:
         """A published `tokenizer.json`, as a model of that vocabulary uses it.
 
-        Models may have more rows than the tokenizer has tokens; such ids are no text.
+        Models may have more rows than the tokenizer has tokens; such ids are no text. Models of
+        processes without a mask have no `mask_id`: the tokenizer's is then -1, no token at all.
 
         Raises:
             InputError: the file is missing or no tokenizer, has more tokens than the model, or no
@@ -72,7 +73,8 @@ class Tokenizer:
             raise InputError(f"{path}: has none of the tokens {', '.join(_PUBLISHED_ENDS)}")
         core.encode_special_tokens = True  # text that spells a special token stays text
         found = cls.__new__(cls)
-        found._core, found.vocab_size, found.mask_id = core, vocab_size, mask_id
+        found._core, found.vocab_size = core, vocab_size
+        found.mask_id = -1 if mask_id is None else mask_id
         found.eot_id = eot_id
         sizes = f"{vocab_size} {mask_id} {eot_id}"
         found.fingerprint = sha256_text(canonical_json(json.loads(core.to_str())) + sizes)
@@ -91,7 +93,7 @@ class Tokenizer:
         path = Path(hub.local(str(location), files=hub.TOKENIZER_FILES))
         if path.is_dir():
             path = path / "tokenizer.json"
-        if mask_id is None or not path.is_file():
+        if not path.is_file():
             return cls.load(path)
         core = _core(str(path))
         if not core.get_added_tokens_decoder():  # ours add none; GPT-2's is in its vocabulary too

@@ -15,6 +15,7 @@ from schedlab.plan import PolicySpec
 from schedlab.plan.plan import PolicyName
 from schedlab.plan.policy_space import POLICY_SPACES, Knob, PolicySpace, Range, space_of
 from schedlab.policies import (
+    ALLOCATION_POLICIES,
     COMMIT_POLICIES,
     REMASK_POLICIES,
     TIMESTEP_POLICIES,
@@ -26,7 +27,8 @@ NAMES = sorted(POLICY_SPACES)
 
 
 def test_every_policy_has_a_space_and_no_other_name_has() -> None:
-    known = {*TIMESTEP_POLICIES, *COMMIT_POLICIES, *REMASK_POLICIES, "first_hitting"}
+    known = {*TIMESTEP_POLICIES, *COMMIT_POLICIES, *REMASK_POLICIES, *ALLOCATION_POLICIES}
+    known.add("first_hitting")
     assert set(POLICY_SPACES) == known == set(get_args(PolicyName))
     for name in known:
         assert space_of(name) is POLICY_SPACES[name]

@@ -62,6 +62,6 @@ def test_temperature_and_top_p_by_hand():
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(InputError, match="linear"):
-        alpha("cosine")
+        alpha("quadratic")
     with pytest.raises(InputError, match="uniform"):
         time_grid("quadratic", 4)

@@ -22,12 +22,15 @@ from schedlab.report.content import (
     KeyNumbers,
     Legend,
     Paragraph,
+    Passage,
     Report,
     SampleColumn,
     Samples,
     Section,
     Strip,
     Table,
+    TextAtStep,
+    Trajectory,
 )
 from schedlab.report.document import (
     LONGEST_WORD,
@@ -67,10 +70,28 @@ def report_of(text: str) -> Report:
                         document_rows=2,
                     ),
                     Samples("s", text, text, (SampleColumn(text, strip, text, (text, "")),) * 3),
+                    Trajectory(
+                        "j",
+                        text,
+                        text,
+                        (
+                            TextAtStep(text, text, text, _passages(text)),
+                            TextAtStep("", "", "", ()),
+                        ),
+                    ),
                     Code(text, text),
                 ),
             ),
         ),
+    )
+
+
+def _passages(text: str) -> tuple[Passage, ...]:
+    """With every marking."""
+    return (
+        Passage(text),
+        Passage(text, is_key=True, note=text),
+        *(Passage(text, key, edit) for key in (False, True) for edit in ("kept", "forgotten")),
     )
 
 
@@ -98,7 +119,8 @@ def test_long_words_can_break_and_short_ones_stay() -> None:
 
 def test_the_document_and_the_page_share_their_numbering() -> None:
     report = report_of("a")
-    assert document_data(report)["numbers"] == numbered(report) == {"t": "Table 1", "s": "Table 2"}
+    labels = {"t": "Table 1", "s": "Table 2", "j": "Table 3"}
+    assert document_data(report)["numbers"] == numbered(report) == labels
     section = report.sections[0]
     twice = dataclasses.replace(
         report, sections=(dataclasses.replace(section, blocks=section.blocks * 2),)

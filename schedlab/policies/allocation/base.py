@@ -80,8 +80,8 @@ class Allocation:
             are clamped to [0, 1].
         monotonic: no level rises above that of the step before.
         warm_up: share of the steps that are constant first.
-        pooled: [O] the noise-matched constant of the rule: every token of a sequence gets the
-            mean level (`t`), or the level of the mean alpha (`alpha`).
+        pooled: [O] the noise-matched constant of the rule: every token of a sequence is noised to
+            the mean level (`t`), or to the level of the mean alpha (`alpha`).
         token_time: the denoiser reads t_i instead of t; for models trained with it.
     """
 
@@ -114,7 +114,7 @@ class Allocation:
     def levels(self, view: AllocationView) -> Tensor:
         """t_i of every token at this step, float64 (B, L)."""
         t_BL = self.raw_levels(view).expand(view.free_BL.shape)
-        if view.step < self.warm_up * view.num_steps:
+        if view.step < self.warm_up * view.num_steps - 1e-9:
             t_BL = torch.full_like(t_BL, view.t)
         if self.monotonic:
             t_BL = torch.minimum(t_BL, view.clock_BL)
@@ -127,11 +127,13 @@ class Allocation:
         return t_BL if self.pooled == "none" else self._mean(t_BL, view)
 
     def _mean(self, t_BL: Tensor, view: AllocationView) -> Tensor:
-        to, back = (view.alpha, view.level) if self.pooled == "alpha" else (_same, _same)
-        share_BL = to(t_BL) * view.open_BL
         count_B1 = view.open_BL.sum(-1, keepdim=True).clamp(min=1)
-        return back(share_BL.sum(-1, keepdim=True) / count_B1).expand(t_BL.shape)
 
+        def mean(values_BL: Tensor) -> Tensor:
+            return (values_BL * view.open_BL).sum(-1, keepdim=True) / count_B1
 
-def _same(t: Tensor) -> Tensor:
-    return t
+        # What tokens are noised to is a step below t_i.
+        step = view.t - view.s
+        s_BL = (t_BL - step).clamp(min=0.0)
+        pooled_B1 = mean(s_BL) if self.pooled == "t" else view.level(mean(view.alpha(s_BL)))
+        return (pooled_B1 + step).expand(t_BL.shape)

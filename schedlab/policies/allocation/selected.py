@@ -31,7 +31,9 @@ class _Selected(Allocation):
     def raw_levels(self, view: AllocationView) -> Tensor:
         """(B, L)."""
         kept_BL = self.selected(view) & view.open_BL
-        return torch.where(kept_BL, self.low * view.t, view.t).double()
+        # Both in float64: of two numbers `where` would make float32, below the grid's levels.
+        share_BL = torch.ones(kept_BL.shape, dtype=torch.float64, device=kept_BL.device)
+        return view.t * share_BL.masked_fill_(kept_BL, self.low)
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,15 @@ class TopK(_Selected):
 
     share: float = 0.2
 
+    def __post_init__(self) -> None:
+        """Check the share."""
+        super().__post_init__()
+        _check_share(self.share)
+
     def selected(self, view: AllocationView) -> Tensor:
         """Ties go to the earlier token."""
-        count_B1 = (self.share * view.open_BL.sum(-1, keepdim=True)).ceil().clamp(min=1)
+        count_B1 = self.share * view.open_BL.sum(-1, keepdim=True).double()
+        count_B1 = (count_B1 - 1e-9).ceil().clamp(min=1)  # 0.72 of 75 is 54
         return _rank(view) < count_B1
 
 
@@ -51,6 +59,11 @@ class CumulativeShare(_Selected):
     """The fewest tokens of highest signal whose scores sum up to `share` of all (top-p)."""
 
     share: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        super().__post_init__()
+        _check_share(self.share)
 
     def selected(self, view: AllocationView) -> Tensor:
         """Ties go to the earlier token."""
@@ -104,6 +117,11 @@ class Softmax(Allocation):
         weight_BL = ((score_BL - top_B1) / self.temperature).exp()  # of the largest
         # Where all are equal nothing is told apart: all are constant.
         return view.t * (1.0 - (1.0 - self.low) * weight_BL * (top_B1 > 0))
+
+
+def _check_share(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise InputError(f"share must be in [0, 1], got {share}")
 
 
 def _rank(view: AllocationView) -> Tensor:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from schedlab.plan import ModelSchedule
 from schedlab.report.style import GREY, INK, Roles
@@ -21,6 +22,31 @@ def noise_axis(axes: Axes) -> None:
     axes.set_xlim(1.0, 0.0)
     axes.set_xticks(np.linspace(1, 0, 6))
     axes.set_xlabel("noise level t   (noise \N{RIGHTWARDS ARROW} text)")
+
+
+def log_axis(axes: Axes, values: Sequence[float], *, vertical: bool = False) -> None:
+    """A log scale with a few ticks at round numbers, whatever part of a decade is shown."""
+    axis = axes.yaxis if vertical else axes.xaxis
+    (axes.set_yscale if vertical else axes.set_xscale)("log")
+    low, high = min(values), max(values)
+    margin = max(0.06 * np.log(high / low), 0.03)
+    limits = (low * np.exp(-margin), high * np.exp(margin))
+    (axes.set_ylim if vertical else axes.set_xlim)(*limits)
+    axis.set_major_locator(FixedLocator(_round_numbers(*limits)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Powers of ten if 3 to 9 of them are within, else more numbers between them."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        found = [float(f"{step}e{d}") for d in decades for step in steps]
+        inside = [value for value in found if low <= value <= high]
+        if len(inside) >= 3:
+            return inside[:: 1 + (len(inside) - 1) // 9]
+    linear = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(f"{value:.12g}") for value in linear if low <= value <= high]
 
 
 def zero_line(axes: Axes, *, vertical: bool = False) -> None:

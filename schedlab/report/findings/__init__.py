@@ -8,6 +8,7 @@ at 5 %: the intervals of one run are not independent, and nothing corrects for l
 from __future__ import annotations
 
 from schedlab.report.content import Finding
+from schedlab.report.findings import control as control_findings
 from schedlab.report.findings import importance as importance_findings
 from schedlab.report.findings import policies as policy_findings
 from schedlab.report.findings import search as search_findings
@@ -19,6 +20,8 @@ def findings(run: RunData) -> tuple[Finding, ...]:
     found: list[Finding | None] = []
     if run.policies is not None:
         found += policy_findings.all_of(run.policies)
+    if run.control is not None:
+        found += control_findings.all_of(run.control)
     if run.search is not None:
         found += [search_findings.pick(run.search, name) for name in ("best", "knee")]
     if run.importance is not None:

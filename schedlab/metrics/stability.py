@@ -1,0 +1,523 @@
+"""Stability of a run: how much tokens fluctuate from step to step, and whether what guidance
+changed lives on.
+
+All is measured between a step k and the next one, over generated positions only:
+
+- Fluctuation, reading `outputs`: share of positions where the likeliest tokens of steps k and
+  k + 1, both before guidance, differ.
+- Fluctuation, reading `input`: the same between what step k + 1 saw, that is the tokens of step k
+  after noise, and its likeliest tokens before guidance: R = dist(x_{k+1}, x^in_{k+1}) [2]. In a
+  simplex the largest values are what a step saw; in a masked process all masks differ.
+- Update-forgetting, of guided steps k: share of positions where the likeliest token after the
+  guidance of step k differs from that of step k + 1 before guidance, F = dist(x^guided_k, x_{k+1})
+  [2]. It counts positions that guidance left alone too: compare it with `outputs`.
+- Key tokens of a guided step: the five generated positions with the largest gradient norm of the
+  guides, from the last iteration; of them those that changed as in F.
+- Drop of confidence, of guided steps k that a guided step follows: p(label) before the last
+  iteration of step k minus p(label) before the first one of step k + 1. What the last iteration
+  itself gained is not known to either, so the drop is that of an iteration less; with a single
+  iteration it is the difference between two predictions before guidance [O]. It is averaged over
+  attributes, and given for pairs of steps with at least three changed key tokens and for others.
+  The two differ in when they happen, too: most key tokens change early.
+
+Every distance also exists as 1 - BLEU / 100 of the token ids as words.
+
+Legend: B sequences of a batch, S of all batches, L positions, G generated positions, T steps, P
+pairs of consecutive steps (T - 1), K key tokens, A attributes, E examples.
+
+Reference: TTA (2510.26200); the formulas are second-hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sacrebleu.metrics.bleu import BLEU
+
+from schedlab.errors import InputError
+from schedlab.files import Record
+from schedlab.metrics.samples import FloatArray, IntArray
+from schedlab.results.bootstrap import (
+    DEFAULT_RESAMPLES,
+    Intervals,
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+)
+from schedlab.results.estimate import Estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from schedlab.sampling.dense import DenseStep
+
+KEY_TOKENS = 5
+MANY_CHANGED = 3
+"""Key tokens that must change for a drop of confidence to count among `changed`."""
+
+DISTANCES = ("outputs", "input", "forgetting")
+BLEU_SUFFIX = "_bleu"
+KEY_CHANGE = "key_change"
+DROP = "drop"
+
+
+def hamming_distance(a_BG: ArrayLike, b_BG: ArrayLike) -> FloatArray:
+    """Share of positions that hold different tokens, in [0, 1], float64 (B,)."""
+    a_BG, b_BG = _paired(a_BG, b_BG)
+    return np.asarray((a_BG != b_BG).mean(axis=1))
+
+
+def bleu_distance(new_BG: ArrayLike, old_BG: ArrayLike) -> FloatArray:
+    """1 - BLEU-4 / 100 of each row against a reference, in [0, 1], float64 (B,).
+
+    Sentence BLEU by sacrebleu: token ids are words, exponential smoothing, effective order.
+
+    Args:
+        new_BG: tokens that are judged.
+        old_BG: the reference.
+    """
+    new_BG, old_BG = _paired(new_BG, old_BG)
+    bleu = BLEU(effective_order=True, tokenize="none")
+
+    def distance(new_G: IntArray, old_G: IntArray) -> float:
+        if np.array_equal(new_G, old_G):
+            return 0.0  # quick, and BLEU of equal texts is 100 up to rounding
+        score = bleu.sentence_score(_words(new_G), [_words(old_G)]).score
+        return min(1.0, max(0.0, 1.0 - score / 100.0))
+
+    return np.array([distance(new_G, old_G) for new_G, old_G in zip(new_BG, old_BG, strict=True)])
+
+
+def key_positions(norm_BG: ArrayLike, count: int = KEY_TOKENS) -> IntArray:
+    """Positions of the largest gradient norms, int64 (B, K), largest first, equal ones from left.
+
+    K is `count`, or G where there are fewer positions.
+    """
+    return np.argsort(-np.asarray(norm_BG), axis=1, kind="stable")[:, :count]
+
+
+def changed_keys(key_BK: ArrayLike, guided_BG: ArrayLike, next_BG: ArrayLike) -> IntArray:
+    """How many key tokens differ from those of the next step, int64 (B,), 0 to K.
+
+    Args:
+        key_BK: positions of the key tokens of a step.
+        guided_BG: likeliest tokens after its guidance.
+        next_BG: those of the next step before guidance.
+    """
+    guided_BG, next_BG = _paired(guided_BG, next_BG)
+    changed_BK = np.take_along_axis(guided_BG != next_BG, np.asarray(key_BK), axis=1)
+    return np.asarray(changed_BK.sum(axis=1))
+
+
+def confidence_drop(log_p_AB: ArrayLike, next_before_AB: ArrayLike) -> FloatArray:
+    """p(label) at a step minus p(label) at the next one, averaged over attributes, float64 (B,).
+
+    Args:
+        log_p_AB: log p of the labels before the last iteration of a step, see `Pull.log_p_AB`.
+        next_before_AB: before the first iteration of the next step, see `Pull.before_AB`.
+    """
+    drop_AB = np.exp(np.asarray(log_p_AB)) - np.exp(np.asarray(next_before_AB))
+    return np.asarray(drop_AB.mean(axis=0))
+
+
+class Drop(Record):
+    """Drop of confidence over some pairs of steps.
+
+    Args:
+        pairs: how many pairs of steps, over all sequences.
+        sequences: how many sequences have any.
+        drop: mean over pairs, -1 to 1, with sequences resampled whole; None where fewer than two
+            sequences have any.
+    """
+
+    pairs: int
+    sequences: int
+    drop: Estimate | None
+
+
+class StabilitySummary(Record):
+    """Figures of a run: means over pairs of steps and sequences, with intervals over sequences.
+
+    Args:
+        num_sequences, num_steps: S and T.
+        outputs, input: fluctuation in both readings, 0 to 1.
+        forgetting: update-forgetting, over guided steps; None without.
+        key_change: share of key tokens that changed; None without guided steps.
+        changed, others: drop of confidence where at least `MANY_CHANGED` key tokens changed, and
+            elsewhere.
+        difference: drop of `changed` minus that of `others`, on the same sequences.
+        outputs_bleu, input_bleu, forgetting_bleu: the distances by BLEU, if asked for.
+    """
+
+    num_sequences: int
+    num_steps: int
+    outputs: Estimate
+    input: Estimate
+    forgetting: Estimate | None
+    key_change: Estimate | None
+    changed: Drop
+    others: Drop
+    difference: Estimate | None
+    outputs_bleu: Estimate | None = None
+    input_bleu: Estimate | None = None
+    forgetting_bleu: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measure by step.
+
+    Args:
+        step_P: number k of the first step of every pair that has the measure, int64.
+        intervals: means over sequences, (P,).
+    """
+
+    step_P: IntArray
+    intervals: Intervals
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The first few sequences at every step, given positions included.
+
+    Args:
+        output_ETL, guided_ETL, drawn_ETL: tokens as in `DenseStep`, int64.
+        key_ETK: places of the key tokens among all positions, -1 at steps without guidance.
+        levels_ETL: t_i, float64.
+    """
+
+    output_ETL: IntArray
+    guided_ETL: IntArray
+    drawn_ETL: IntArray
+    key_ETK: IntArray
+    levels_ETL: FloatArray
+
+
+@dataclass
+class StabilityTrace:
+    """Watches runs of one plan, as the `trace` of `sample_dense`, batch after batch.
+
+    Args:
+        given: positions at the beginning that are given; they never count.
+        bleu: measure distances by BLEU too, about 0.5 ms a sequence and step at 64 positions.
+        sequences: how many there are in all; what comes after them fills up the last batch.
+        examples: how many of the first sequences are kept step by step.
+    """
+
+    given: int = 0
+    bleu: bool = False
+    sequences: int | None = None
+    examples: int = 4
+    _batches: list[_Batch] = field(default_factory=list, init=False, repr=False)
+
+    def __call__(self, step: DenseStep) -> None:
+        """Take a step; step 0 begins a batch.
+
+        Raises:
+            InputError: steps out of order, or no position that is generated.
+        """
+        if not 0 <= self.given < step.output_BL.shape[1]:
+            raise InputError(
+                f"given must leave a position to generate, got {self.given} of"
+                f" {step.output_BL.shape[1]}"
+            )
+        expected = self._batches[-1].num_steps if self._batches else 0
+        if step.step not in (0, expected):
+            raise InputError(f"steps must come in order, got {step.step} instead of {expected}")
+        if step.step == 0:
+            rows = len(step.output_BL)
+            seen = sum(batch.rows for batch in self._batches)
+            if self.sequences is not None:
+                rows = min(rows, self.sequences - seen)
+            shown = min(rows, max(0, self.examples - seen))
+            self._batches.append(_Batch(self.given, self.bleu, rows, shown))
+        self._batches[-1].add(step)
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self._finished()[0].num_steps
+
+    def measures(self) -> dict[str, FloatArray]:
+        """What was measured, float64 (S, P) each, NaN at pairs of steps that lack it.
+
+        `outputs`, `input` and `forgetting` are distances, with the suffix `_bleu` those by BLEU;
+        `key_change` is the share of key tokens that changed, `drop` that of confidence.
+
+        Raises:
+            InputError: nothing was watched, or batches that are not whole runs of one plan.
+        """
+        tables = [batch.table() for batch in self._finished()]
+        found = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        for name, values_SP in found.items():
+            lacks_SP = np.isnan(values_SP)
+            if (lacks_SP != lacks_SP[:1]).any():
+                raise InputError(f"{name}: batches were guided at different steps; watch one plan")
+        return found
+
+    def many_changed(self) -> NDArray[np.bool_]:
+        """Whether at least `MANY_CHANGED` key tokens changed, (S, P); false without guidance."""
+        return np.concatenate([batch.many_changed() for batch in self._finished()])
+
+    def mean_levels(self) -> FloatArray:
+        """Mean t_i over sequences, float64 (T, L), NaN at given positions."""
+        batches = self._finished()
+        sum_TL = np.sum([np.stack(batch.level_sums) for batch in batches], axis=0)
+        return sum_TL / sum(batch.rows for batch in batches)
+
+    def kept_examples(self) -> Examples:
+        """The first few sequences."""
+        parts = [batch.shown() for batch in self._finished()]
+        return Examples(**{name: np.concatenate([part[name] for part in parts])
+                           for name in parts[0]})  # fmt: skip
+
+    def curves(self, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> dict[str, Curve]:
+        """Every measure by step, without those that no pair of steps has.
+
+        Raises:
+            InputError: see `measures`; fewer than two sequences.
+        """
+        curves = {}
+        for name, values_SP in self.measures().items():
+            step_P = np.flatnonzero(~np.isnan(values_SP[0]))
+            if len(step_P):
+                found = bootstrap_mean(values_SP[:, step_P], resamples=resamples, seed=seed)
+                curves[name] = Curve(step_P, found)
+        return curves
+
+    def summary(self, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> StabilitySummary:
+        """All figures.
+
+        Args:
+            resamples, seed: as in `bootstrap_mean`.
+
+        Raises:
+            InputError: see `measures`; fewer than two steps or two sequences.
+        """
+        measures = self.measures()
+        num_sequences, num_pairs = measures["outputs"].shape
+        if num_pairs == 0:
+            raise InputError("stability needs at least 2 steps, got 1")
+        of = _Resampling(resamples, seed)
+        many_SP, drop_SP = self.many_changed(), measures[DROP]
+        optional = {
+            name: of.mean_if_any(measures.get(name))
+            for name in ("forgetting", KEY_CHANGE, *(f"{name}{BLEU_SUFFIX}" for name in DISTANCES))
+        }
+        return StabilitySummary(
+            num_sequences=num_sequences,
+            num_steps=num_pairs + 1,
+            outputs=of.mean(measures["outputs"]),
+            input=of.mean(measures["input"]),
+            changed=of.drop(drop_SP, many_SP),
+            others=of.drop(drop_SP, ~many_SP),
+            difference=of.difference(drop_SP, many_SP),
+            **optional,
+        )
+
+    def _finished(self) -> list[_Batch]:
+        batches = [batch for batch in self._batches if batch.rows > 0]
+        if not batches:
+            raise InputError("no sequence was watched; pass the trace to a run")
+        shapes = {(batch.num_steps, batch.length) for batch in batches}
+        if len(shapes) > 1:
+            raise InputError(
+                "batches must be whole runs of one plan, got (steps, positions)"
+                f" {', '.join(map(str, sorted(shapes)))}"
+            )
+        return batches
+
+
+@dataclass
+class _Batch:
+    """What is kept of a batch; of whole steps the last one alone."""
+
+    given: int
+    bleu: bool
+    rows: int
+    examples: int
+    num_steps: int = 0
+    length: int = 0
+    last: _Seen | None = None
+    pairs: list[dict[str, FloatArray]] = field(default_factory=list)
+    counts: list[IntArray] = field(default_factory=list)
+    level_sums: list[FloatArray] = field(default_factory=list)
+    kept: list[dict[str, NDArray]] = field(default_factory=list)
+
+    def add(self, step: DenseStep) -> None:
+        """The next step."""
+        rows = slice(0, self.rows)
+        self.num_steps += 1
+        self.length = step.output_BL.shape[1]
+        if self.rows == 0:
+            return
+        seen = _Seen.of(step, rows, self.given)
+        if self.last is not None:
+            self.pairs.append(self._pair(self.last, seen))
+        self.last = seen
+        levels_BL = _array(step.levels_BL[rows]).astype(np.float64)  # a copy
+        levels_BL[:, : self.given] = np.nan
+        self.level_sums.append(levels_BL.sum(axis=0))
+        self.kept.append(self._example(step, seen))
+
+    def _pair(self, one: _Seen, other: _Seen) -> dict[str, FloatArray]:
+        """Measures of a pair of steps, (B,) each."""
+        nothing_B = np.full(self.rows, np.nan)
+        compared = {
+            "outputs": (other.output_BG, one.output_BG),
+            "input": (other.output_BG, other.input_BG),
+            "forgetting": (other.output_BG, one.guided_BG),
+        }
+        found = {name: hamming_distance(*pair) for name, pair in compared.items()}
+        if self.bleu:
+            found |= {f"{name}{BLEU_SUFFIX}": bleu_distance(*pair)
+                      for name, pair in compared.items()}  # fmt: skip
+        found[KEY_CHANGE] = found[DROP] = nothing_B
+        if one.pull is None:
+            found |= {name: nothing_B for name in found if name.startswith("forgetting")}
+            self.counts.append(np.zeros(self.rows, dtype=np.int64))
+            return found
+        count_B = changed_keys(one.pull.key_BK, one.guided_BG, other.output_BG)
+        self.counts.append(count_B)
+        found[KEY_CHANGE] = count_B / one.pull.key_BK.shape[1]
+        if other.pull is not None:
+            found[DROP] = confidence_drop(one.pull.log_p_AB, other.pull.before_AB)
+        return found
+
+    def _example(self, step: DenseStep, seen: _Seen) -> dict[str, NDArray]:
+        """Of the first rows, (E, L) and (E, K) each."""
+        rows = slice(0, self.examples)
+        key_BK = np.full((self.rows, min(KEY_TOKENS, self.length - self.given)), -1)
+        if seen.pull is not None:
+            key_BK = seen.pull.key_BK + self.given
+        tokens = {"output_ETL": step.output_BL, "guided_ETL": step.guided_BL,
+                  "drawn_ETL": step.drawn_BL}  # fmt: skip
+        kept = {name: _array(found_BL[rows]).astype(np.int64) for name, found_BL in tokens.items()}
+        levels_EL = _array(step.levels_BL[rows]).astype(np.float64)
+        return kept | {"key_ETK": key_BK[rows].copy(), "levels_ETL": levels_EL}
+
+    def table(self) -> dict[str, FloatArray]:
+        """Measures by name, (B, P) each."""
+        if not self.pairs:
+            return {name: np.empty((self.rows, 0)) for name in self._names()}
+        return {name: np.stack([pair[name] for pair in self.pairs], axis=1)
+                for name in self.pairs[0]}  # fmt: skip
+
+    def _names(self) -> Iterator[str]:
+        yield from DISTANCES
+        yield from (f"{name}{BLEU_SUFFIX}" for name in DISTANCES if self.bleu)
+        yield from (KEY_CHANGE, DROP)
+
+    def many_changed(self) -> NDArray[np.bool_]:
+        """(B, P)."""
+        count_PB = np.array(self.counts, dtype=np.int64).reshape(self.num_steps - 1, self.rows)
+        return count_PB.T >= MANY_CHANGED
+
+    def shown(self) -> dict[str, NDArray]:
+        """Examples by name, (E, T, ...) each."""
+        return {name: np.stack([kept[name] for kept in self.kept], axis=1)
+                for name in self.kept[0]}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Pulled:
+    """What is kept of a guided step."""
+
+    key_BK: IntArray
+    before_AB: FloatArray
+    log_p_AB: FloatArray
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the next step is compared with: generated positions alone."""
+
+    input_BG: IntArray
+    output_BG: IntArray
+    guided_BG: IntArray
+    pull: _Pulled | None
+
+    @classmethod
+    def of(cls, step: DenseStep, rows: slice, given: int) -> _Seen:
+        """Of the first rows of a step."""
+
+        def generated(found_BL: Tensor) -> NDArray:
+            return _array(found_BL[rows, given:])
+
+        pull = None
+        if step.pull is not None:
+            pull = _Pulled(
+                key_positions(generated(step.pull.norm_BL)),
+                _array(step.pull.before_AB[:, rows]),
+                _array(step.pull.log_p_AB[:, rows]),
+            )
+        return cls(
+            generated(step.input_BL), generated(step.output_BL), generated(step.guided_BL), pull
+        )
+
+
+@dataclass(frozen=True)
+class _Resampling:
+    """Estimates with intervals over sequences."""
+
+    resamples: int
+    seed: int
+
+    def mean(self, values_SP: FloatArray) -> Estimate:
+        """Over the pairs of steps that have the measure, of which there must be one."""
+        mean_S = values_SP[:, ~np.isnan(values_SP[0])].mean(axis=1)
+        return bootstrap_mean(mean_S, resamples=self.resamples, seed=self.seed).estimate()
+
+    def mean_if_any(self, values_SP: FloatArray | None) -> Estimate | None:
+        """None where no pair has the measure."""
+        if values_SP is None or np.isnan(values_SP[0]).all():
+            return None
+        return self.mean(values_SP)
+
+    def drop(self, drop_SP: FloatArray, chosen_SP: NDArray[np.bool_]) -> Drop:
+        """Over chosen pairs."""
+        sum_S, count_S = _sums(drop_SP, chosen_SP)
+        sequences, found = int((count_S > 0).sum()), None
+        if sequences >= 2:
+            ratio = bootstrap_ratio(sum_S, count_S, resamples=self.resamples, seed=self.seed)
+            found = ratio.estimate()
+        return Drop(pairs=int(count_S.sum()), sequences=sequences, drop=found)
+
+    def difference(self, drop_SP: FloatArray, many_SP: NDArray[np.bool_]) -> Estimate | None:
+        """Of the drops of chosen pairs and of others; None where one of them has no interval."""
+        sums = (*_sums(drop_SP, many_SP), *_sums(drop_SP, ~many_SP))
+        if min((sums[1] > 0).sum(), (sums[3] > 0).sum()) < 2:
+            return None
+
+        def statistic(a: FloatArray, n: FloatArray, b: FloatArray, m: FloatArray) -> FloatArray:
+            return a / n - b / m
+
+        found = bootstrap_statistic(statistic, *sums, resamples=self.resamples, seed=self.seed)
+        return found.estimate()
+
+
+def _sums(drop_SP: FloatArray, chosen_SP: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """Of every sequence, over chosen pairs: the sum of drops and how many there are, (S,) each."""
+    chosen_SP = chosen_SP & ~np.isnan(drop_SP)
+    return np.where(chosen_SP, drop_SP, 0.0).sum(axis=1), chosen_SP.sum(axis=1).astype(np.float64)
+
+
+def _paired(a_BG: ArrayLike, b_BG: ArrayLike) -> tuple[NDArray, NDArray]:
+    a, b = np.asarray(a_BG), np.asarray(b_BG)
+    if a.ndim != 2 or a.shape != b.shape or a.shape[1] == 0:
+        raise InputError(
+            f"tokens to compare must be (B, G) alike with G > 0, got {a.shape} and {b.shape}"
+        )
+    return a, b
+
+
+def _words(tokens_G: IntArray) -> str:
+    return " ".join(map(str, tokens_G.tolist()))
+
+
+def _array(found: Tensor) -> NDArray:
+    return np.asarray(found.cpu().numpy())
