@@ -89,6 +89,8 @@ class FreshControlRow(Record):
         ppl_ratio: Gen-PPL over the reference's on the same random numbers.
         cost: over the reference's.
         within: whether all constraints hold here too.
+        columns: per sequence, in the same order for all plans: `control`, `entropy`, and with a
+            scorer `nll` and `scored_tokens`; differences between plans are paired by them.
     """
 
     digest: Sha256
@@ -99,6 +101,7 @@ class FreshControlRow(Record):
     cost: Estimate
     within: bool
     samples: tuple[str, ...] = ()
+    columns: dict[str, tuple[float, ...]] = {}
 
 
 class StepOfText(Record):
@@ -161,7 +164,7 @@ class ControlFile(FileRecord):
         importance: by objective, share of the variation that a parameter explains (PED-ANOVA),
             with 95 % bootstrap intervals over proposals.
         picks: digests by name.
-        traces: of the picked plan and of its constant counterpart.
+        traces: of the first pick and of the same plan without clocks of its own.
         seconds: of the whole search.
     """
 

@@ -343,6 +343,7 @@ def _fresh_row(
         samples=tuple(bench.evaluator.texts(bench.fresh[plan], _MOST_SAMPLES))
         if plan in shown
         else (),
+        columns=bench.columns(plan),
     )
 
 

@@ -141,6 +141,16 @@ class ControlBench:
         ratio = bootstrap_statistic(lambda a, b, c, d: a / b - c / d, *columns)
         return ratio.map(np.exp).estimate()
 
+    def columns(self, plan: Plan) -> dict[str, tuple[float, ...]]:
+        """What differences on fresh sequences are made of, by name."""
+        found = self.fresh[plan]
+        own = {"control": self.control_S(found), "entropy": found.entropy_S}
+        own |= {name: found.scores[name] for name in (NLL, SCORED_TOKENS) if name in found.scores}
+        return {
+            name: tuple(float(f"{value:.7g}") for value in column_S)
+            for name, column_S in own.items()
+        }
+
     def cost(self, plan: Plan) -> Estimate:
         """Cost over the reference's on the same fresh sequences."""
         own_S, reference_S = (self.cost_S(self.fresh[p]) for p in (plan, self.reference))

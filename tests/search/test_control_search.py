@@ -39,6 +39,7 @@ from schedlab.results.control_file import ControlFile, ControlRow
 from schedlab.search.control import ControlContext, first_plans, search_control
 from schedlab.search.control_space import ControlSpace
 
+
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals of importances are most of the time of a search in a world without networks."""
@@ -388,16 +389,20 @@ def test_another_search_or_damage_moves_the_database_aside(tmp_path: Path) -> No
         search_control(two, ControlWorld(), other)
 
 
-def test_losses_that_are_not_finite_stop_the_search() -> None:
+@pytest.mark.parametrize(
+    "table", [{"objectives": ["control", "distinct_3"]}, {"min_distinct_3": 0.5}]
+)
+def test_measures_that_are_not_defined_stop_the_search(table: dict[str, Any]) -> None:
+    """Texts of two tokens have no distinct-3."""
+
     class Undefined(ControlWorld):
         def _record(self, plan: Plan, block: SeedBlock) -> Any:
             record = super()._record(plan, block)
             record.scores["distinct_3"][:] = [None] * block.size
             return record
 
-    job = control_job(objectives=["control", "distinct_3"], trials=1)
-    with pytest.raises(SchedlabError, match="losses must be finite") as caught:
-        ran(job, Undefined())
+    with pytest.raises(SchedlabError) as caught:
+        ran(control_job(**table, trials=1), Undefined())
     assert "\n" not in str(caught.value)
 
 

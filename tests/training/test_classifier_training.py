@@ -275,7 +275,7 @@ def test_so_many_rows_are_predictions_at_levels_in_equal_parts(
     inputs = {"share": share, "largest_t": largest_t}
     run = begun(make_job("masked", model=WIDE, inputs=inputs), tmp_path)
     levels = torch.stack([t_B for _, t_B, _ in read_at(run, range(60))])
-    assert 0 <= levels.min() and levels.max() <= largest_t
+    assert levels.min() >= 0 and levels.max() <= largest_t
     assert float((levels > 0).double().mean()) == pytest.approx(share, abs=0.06)
     if share == 1.0:  # one in each of B equal parts, in any order
         parts = (levels / largest_t * BATCH).long().sort(dim=1).values
@@ -306,7 +306,7 @@ def test_predictions_of_a_masked_denoiser_are_read_at_masks_and_tokens_elsewhere
 
 
 def test_masks_and_levels_share_no_random_numbers(make_job: Any, tmp_path: Path) -> None:
-    """A level is (part + u) / B; whether position j of a row is masked must not hang on such a u."""
+    """A level is (part + u) / B; whether a position is masked must not hang on such a u."""
     inputs = {"share": 1.0}
     run = begun(make_job("masked", model=WIDE, inputs=inputs), tmp_path)
     agreed = np.zeros(BATCH)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_every_window_of_an_epoch_comes_once() -> None:
                 )  # fmt: skip
                 # As many as fit, one behind the other.
                 assert len(starts) == max(1, len(document.text) // L)
-                assert all(b - a == L for a, b in zip(starts, starts[1:], strict=False))
+                assert all(b - a == L for a, b in itertools.pairwise(starts))
             assert sum(windows.values()) == size
 
 

@@ -328,7 +328,7 @@ def test_levels_of_tokens_are_on_the_grid_and_never_beyond_noise(
         assert t_BL.shape == (BATCH, L) and t_BL.dtype == torch.float32
         steps_BL = t_BL.double() * grid_steps
         torch.testing.assert_close(steps_BL, steps_BL.round(), atol=1e-4, rtol=0)
-        assert 0 <= float(t_BL.min()) and float(t_BL.max()) <= 1.0
+        assert float(t_BL.min()) >= 0 and float(t_BL.max()) <= 1.0
         # At most the row's, which is that of a job without levels of tokens.
         assert (t_BL <= t_B[:, None] + 1e-6).all()
         same_B = (t_BL == t_B[:, None]).all(1)

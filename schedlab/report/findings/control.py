@@ -1,15 +1,11 @@
-"""Statements about a joint search over guidance and allocation.
-
-Differences between plans are taken as those of independent estimates: the file holds no pairs of
-sequences. Plans share their random numbers, so where they go together intervals are too wide.
-"""
+"""Statements about a joint search over guidance and allocation."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from schedlab.report.content import Finding, Verdict
+from schedlab.report.control_pairs import control_gap, entropy_gap, how, log_ppl_gap
 from schedlab.report.control_plans import (
     CONSTANT,
     NEVER_ABOVE,
@@ -30,15 +26,10 @@ from schedlab.report.control_plans import (
 )
 from schedlab.report.figures.control_importance import parameter_words
 from schedlab.report.figures.control_steps import levels_KG
-from schedlab.report.findings.regions import apart, mean_of
+from schedlab.report.findings.regions import apart
 from schedlab.report.words import change, interval, listing, one_line, percent
-from schedlab.results import Estimate, independent_difference
+from schedlab.results import Estimate
 from schedlab.results.control_file import ControlFile
-
-UNPAIRED = (
-    "Intervals of differences are as if unpaired: rather too wide, since plans share random"
-    " numbers."
-)
 
 _MOST_OPINIONS = 3
 
@@ -70,7 +61,7 @@ def best(file: ControlFile) -> Finding | None:
             question, "fact", f"{plan_words(own.plan)}: {share(own.fresh.control)} of the texts.",
             f"On fresh sequences: {price}.{within}",
         )  # fmt: skip
-    gain = independent_difference(own.fresh.control, base.fresh.control)
+    gain = control_gap([(own, base)])
     words = {
         "yes": "has more of what was asked for than without guidance",
         "no": "has less of what was asked for than without guidance",
@@ -83,7 +74,7 @@ def best(file: ControlFile) -> Finding | None:
         f"The best pick, {plan_words(own.plan)}, {words[verdict]}: {share(own.fresh.control)} of"
         f" the texts against a base rate of {share(base.fresh.control)}, that is {points(gain)},"
         " on fresh sequences.",
-        f"Its price: {price}. {_opinions(own, file)}{within} {UNPAIRED}",
+        f"Its price: {price}. {_opinions(own, file)}{within} {how(file)}",
     )
 
 
@@ -95,7 +86,9 @@ def duller(file: ControlFile) -> Finding | None:
     a, b = (one.fresh.estimates.get("entropy") for one in (own, base))
     if a is None or b is None:
         return None
-    gap = independent_difference(b, a)  # above 0: duller
+    gap = entropy_gap((base, own))  # above 0: duller
+    if gap is None:
+        return None
     verdict = _sign(gap)
     words = {"yes": "is lower", "no": "is higher", "open": "is not proven different"}[verdict]
     beside = [
@@ -114,7 +107,7 @@ def duller(file: ControlFile) -> Finding | None:
             if verdict == "yes"
             else ""
         ),
-        f"{more}{UNPAIRED}",
+        f"{more}{how(file)}",
     )
 
 
@@ -148,14 +141,11 @@ def price_words(own: Measured) -> list[str]:
 
 def control_rises(file: ControlFile) -> Finding | None:
     """Whether more lambda gives more control, by sweep."""
-    changes = [
-        (one, independent_difference(high.fresh.control, low.fresh.control))
-        for one, low, high in _ends(file)
-    ]
+    changes = [(one, control_gap([(high, low)])) for one, low, high in _ends(file)]
     return _rise(
         "Does control rise with lambda?",
         [(one, gap, points(gap)) for one, gap in changes],
-        _highest(file),
+        _highest(file) + how(file),
     )
 
 
@@ -163,13 +153,12 @@ def ppl_rises(file: ControlFile) -> Finding | None:
     """Whether more lambda costs perplexity, by sweep."""
     changes = []
     for one, low, high in _ends(file):
-        a, b = low.fresh.ppl_ratio, high.fresh.ppl_ratio
-        if a is not None and b is not None:
-            changes.append((one, independent_difference(_log(b), _log(a))))
+        if (gap := log_ppl_gap([(high, low)])) is not None:
+            changes.append((one, gap))
     return _rise(
         "Does Gen-PPL rise with lambda?",
         [(one, gap, change(gap)) for one, gap in changes],
-        _entropy_beside(file),
+        _entropy_beside(file) + how(file),
     )
 
 
@@ -178,8 +167,8 @@ def against_constant(file: ControlFile, one: Sweep, constant: Sweep) -> Finding 
     pairs = at_equal_lambda(one, constant)
     if not pairs:
         return None
-    gaps = [independent_difference(a.fresh.control, b.fresh.control) for a, b in pairs]
-    mean = mean_of(gaps)
+    gaps = [control_gap([pair]) for pair in pairs]
+    mean = control_gap(pairs)
     verdict = _sign(mean)
     words = {"yes": "higher", "no": "lower", "open": "not proven different"}[verdict]
     over = "" if len(pairs) == 1 else f" on average over {len(pairs)} values of lambda"
@@ -187,17 +176,11 @@ def against_constant(file: ControlFile, one: Sweep, constant: Sweep) -> Finding 
         f"lambda {scale_words(a.scale)}: {points(gap)}"
         for (a, _), gap in zip(pairs, gaps, strict=True)
     )
-    cautious = (
-        " The ends of the mean's interval are the means of these ends: cautious, whatever plans"
-        " have in common."
-        if len(pairs) > 1
-        else ""
-    )
     return Finding(
         f"Does {one.name} control better than {CONSTANT} at the same lambda?",
         verdict,
         f"Its accuracy is {words}: {points(mean)}{over}.{_ppl_beside(pairs)}",
-        f"{by_lambda}.{cautious} {UNPAIRED} {_less_noise(file, one)}".rstrip(),
+        f"{by_lambda}. {how(file)} {_less_noise(file, one)}".rstrip(),
     )
 
 
@@ -248,7 +231,7 @@ def _rise(
         f" {scale_words(one.points[0].scale)} to {scale_words(one.points[-1].scale)}"
         for (one, _, amount), own in zip(changes, verdicts, strict=True)
     ]
-    return Finding(question, verdict, f"{text}{'; '.join(parts)}.", f"{more}{UNPAIRED}")
+    return Finding(question, verdict, f"{text}{'; '.join(parts)}.", more)
 
 
 def _entropy_beside(file: ControlFile) -> str:
@@ -283,22 +266,11 @@ def _sign(difference: Estimate) -> Verdict:
     return "yes" if difference.value > 0 else "no"
 
 
-def _log(ratio: Estimate) -> Estimate:
-    tiny = 1e-12
-    value, low, high = (math.log(max(x, tiny)) for x in (ratio.value, ratio.low, ratio.high))
-    return Estimate(value=value, low=low, high=high, n=ratio.n)
-
-
 def _ppl_beside(pairs: Sequence[tuple[Measured, Measured]]) -> str:
     """Gen-PPL at the same lambda: control bought with perplexity is no gain."""
-    gaps = [
-        independent_difference(_log(a.fresh.ppl_ratio), _log(b.fresh.ppl_ratio))
-        for a, b in pairs
-        if a.fresh.ppl_ratio is not None and b.fresh.ppl_ratio is not None
-    ]
-    if not gaps:
+    mean = log_ppl_gap(pairs)
+    if mean is None:
         return " Gen-PPL was not measured."
-    mean = mean_of(gaps)
     words = {"yes": "higher", "no": "lower", "open": "not proven different"}[_sign(mean)]
     return f" Its Gen-PPL is {words}: {change(mean)}."
 
@@ -326,9 +298,7 @@ def _less_noise(file: ControlFile, one: Sweep) -> str:
             " less noise alone does is not known here."
         )
     for name, pairs in sorted(matched.items()):
-        mean = mean_of(
-            [independent_difference(a.fresh.control, b.fresh.control) for a, b in pairs]
-        )
+        mean = control_gap(pairs)
         word = {"yes": "higher", "no": "lower", "open": "not proven different"}[_sign(mean)]
         number_words = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
         text += (
