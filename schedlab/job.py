@@ -17,6 +17,7 @@ a job loads no torch and touches no model.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import pydantic
 from pydantic import Field, field_validator, model_validator
 
 from schedlab.errors import InputError
@@ -339,7 +341,24 @@ class ControlConfig(Record):
             raise InputError(f"names must be allocation policies (tta_...), got {wrong[0]!r}")
         if "control" not in self.objectives:
             raise InputError("objectives must hold 'control'")
+        for start, end in itertools.product(self.starts, self.ends):
+            for scale, iterations in itertools.product(self.scales, self.iterations):
+                self._check_guidance(start, end, scale, iterations)
         return self
+
+    def _check_guidance(self, start: float, end: float, scale: float, iterations: int) -> None:
+        try:
+            Guidance(
+                attributes=self.attributes,
+                start=start,
+                end=end,
+                scale=scale,
+                iterations=iterations,
+            )
+        except pydantic.ValidationError as error:
+            found = error.errors()[0]
+            where = ".".join(map(str, found["loc"])) or "starts and ends"
+            raise InputError(f"{where}: {found['msg'].removeprefix('Value error, ')}") from None
 
 
 class OutputConfig(Record):
@@ -411,6 +430,11 @@ class Job(Record):
                     " decoding policies are for the masked process; set search.additive = false"
                     " and leave [policies] out"
                 )
+        try:
+            self.plan.plan(ModelSchedule.constant(self.plan.heavy, self.plan.num_steps))
+        except pydantic.ValidationError as error:
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise InputError(f"plan: {reason}") from None
         if self.control is not None:
             self._check_control(self.control)
         elif self.policies is not None:
@@ -422,6 +446,12 @@ class Job(Record):
     def _check_schedules(self) -> None:
         """What a search over model schedules needs."""
         plan, search = self.plan, self.search
+        for attribute in plan.guidance.attributes if plan.guidance is not None else ():
+            if attribute.classifier not in self.lab.classifiers:
+                raise InputError(
+                    f"plan.guidance: classifier {attribute.classifier!r} is not among"
+                    f" {sorted(self.lab.classifiers)}; add it to lab.classifiers"
+                )
         if self.task is not None:
             raise InputError("task: is what a search over policies measures; add [policies]")
         if plan.heavy == plan.light:
@@ -512,6 +542,8 @@ class Job(Record):
 
     def _check_policies(self, table: PoliciesConfig) -> None:
         """What a search over policies needs."""
+        if self.plan.guidance is not None:
+            raise InputError("plan.guidance: searches over policies take none; use [control]")
         if (table.quality == "accuracy") != (self.task is not None):
             raise InputError(
                 "policies.quality 'accuracy' and a [task] table belong together, got"

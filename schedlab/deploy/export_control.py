@@ -47,6 +47,8 @@ def export_control(folder: Path, environment: EnvironmentFile, pick: str) -> Pla
             f"{CONTROL}: the plan has the digest {plan.digest[:12]}, the search measured"
             f" {digest[:12]}; the file was edited or made by another version: search again"
         )
+    if setting.judge not in environment.judges:
+        raise InputError(f"environment.json names no judge {setting.judge!r}; search again")
     missing = [role for role in plan.model_schedule.roles if role not in environment.denoisers]
     if missing:
         raise InputError(f"environment.json names no denoiser for role {missing[0]!r}")
@@ -109,20 +111,24 @@ def _picked(file: ControlFile, pick: str) -> str:
         )
     if not 0 <= float(budget[1]) <= 1:
         raise InputError(f"a budget is a share between 0 and 1, got {budget[1]}")
+    if "cost" not in file.setting.objectives:
+        raise InputError(
+            f"pick {pick[:40]!r}: cost was no objective of this search; add it, or take best"
+        )
     known = [file.row(fresh.digest) for fresh in file.fresh if fresh.within]
     rows = [
         row
         for row in known
         if row.feasible
         and row.digest != file.setting.reference
-        and row.losses.get("cost", 1.0) <= 1.0 - float(budget[1])
+        and row.losses["cost"] <= 1.0 - float(budget[1])
     ]
     if not rows:
         raise InputError(
             f"no re-measured plan within the constraints saves {budget[1]} of the unguided"
             " reference's cost"
         )
-    return min(rows, key=lambda row: (row.losses["control"], row.losses.get("cost", 0.0))).digest
+    return min(rows, key=lambda row: (row.losses["control"], row.losses["cost"])).digest
 
 
 def _measured(fresh: FreshControlRow, file: ControlFile) -> dict[str, MeasuredValue]:

@@ -48,7 +48,7 @@ class Evaluator:
         """Expected cost of one sequence, before running."""
         check_roles(plan, self.lab.denoisers)
         prefix_length = self.prompts.prefix_length if self.prompts is not None else 0
-        costs = role_costs(plan, self.lab.denoisers, prefix_length)
+        costs = role_costs(plan, self.lab.denoisers, prefix_length, guides=self.lab.guides)
         return expected_cost(plan, costs, prefix_length=prefix_length)
 
     def texts(self, measurement: Measurement, num: int | None = None) -> list[str]:

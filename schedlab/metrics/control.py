@@ -48,11 +48,21 @@ def control_scores(
         text_S: which of them each sequence is.
         number_S: numbers of the sequences, for labels in turn.
     """
-    wanted = [wanted_labels(one, guides[one.classifier].labels, number_S)
-              for one in guidance.attributes]  # fmt: skip
+    wanted = [
+        wanted_labels(one, guides[one.classifier].labels, number_S) for one in guidance.attributes
+    ]
+    # All that may be asked for, not what these sequences are: every block has the same columns.
+    asked = [
+        set(guides[one.classifier].labels if one.label == EACH else (one.label,))
+        for one in guidance.attributes
+    ]
     scores: dict[str, FloatArray] = {}
     for name, judge in judges.items():
-        known = [labels for labels in wanted if set(labels) <= set(judge.labels)]
+        known = [
+            labels
+            for labels, may_be in zip(wanted, asked, strict=True)
+            if may_be <= set(judge.labels)
+        ]
         if known:
             holds_S, p_S = _judged(judge, tokens_UL, text_S, known)
             scores |= {f"{CONTROL}_{name}": holds_S, f"{CONTROL}_p_{name}": p_S}

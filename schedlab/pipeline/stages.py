@@ -382,10 +382,12 @@ def check_unchanged(lab: Lab, folder: RunFolder) -> None:
     now = {role: denoiser.fingerprint for role, denoiser in lab.denoisers.items()}
     then = {role: denoiser.sha256 for role, denoiser in before.denoisers.items()}
     pairs = [(f"denoiser {role}", then[role], now[role]) for role in now.keys() & then.keys()]
-    for kind, models in (("classifiers", lab.guides), ("judges", lab.judges)):
+    for kind, one, models in (
+        ("classifiers", "classifier", lab.guides), ("judges", "judge", lab.judges)
+    ):  # fmt: skip
         stored = getattr(before, kind)
         for name in models.keys() & stored.keys():
-            pairs.append((f"{kind} {name}", stored[name].sha256, models[name].fingerprint))
+            pairs.append((f"{one} {name!r}", stored[name].sha256, models[name].fingerprint))
     pairs.append(("the tokenizer", before.tokenizer.sha256, lab.tokenizer.fingerprint))
     pairs.append(("the precision", before.precision, lab.precision))
     if before.scorer is not None and lab.scorer is not None:

@@ -166,7 +166,12 @@ class Board:
     def _cost(self, schedule: ModelSchedule, measurement: Measurement) -> RowCost:
         means = measurement.estimates
         return RowCost(
-            forwards={role: float(n.mean()) for role, n in measurement.forwards.items()},
+            # Of the denoisers: what guides are asked for is counted beside them.
+            forwards={
+                role: float(measurement.forwards[role].mean())
+                for role in schedule.roles
+                if role in measurement.forwards
+            },
             block_forwards=means["block_forwards"].value,
             flops_blocks=means["flops_blocks"].value,
             flops_total=means["flops_total"].value,

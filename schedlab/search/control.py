@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,10 +102,10 @@ def search_control(
     board = _Board()
     board.add(bench.reference, "reference", {})
     importance = _propose(space, bench, board, context, stage)
-    picks, front, kept = _chosen(job, bench, board)
+    front, kept = _chosen(bench, board)
     stage(f"measuring {len(kept)} plans again on fresh sequences")
     bench.measure_fresh(kept)
-    picks = _still_within(job, bench, board, picks)
+    picks = _still_within(job, bench)
     stage("looking at the picked plan step by step")
     traces = [evaluator.trace(plan, _traced_block(job)) for plan in _looked_at(bench, picks)]
     return ControlFile(
@@ -152,7 +153,8 @@ def _propose(
     number = len(table.objectives)
     with open_study(context.database, settings, num_objectives=number) as study:
         complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        known = [dict(trial.params) for trial in complete]
+        wanted = len(seeds) + table.trials  # a database may hold more
+        known = [dict(trial.params) for trial in complete[:wanted]]
         bench.measure(space.plan(values) for values in known)
         for place, values in enumerate(known):
             board.add(space.plan(values), _origin(place, seeds), values)
@@ -176,7 +178,8 @@ def _propose(
             study.tell(trial, losses)
             board.add(plan, "proposal", dict(trial.params))
             known.append(dict(trial.params))
-        return importances(study, table.objectives, seed=job.job.seed)
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return importances(trials[:wanted], table.objectives, seed=job.job.seed)
 
 
 def _origin(place: int, seeds: Sequence[Any]) -> Origin:
@@ -191,12 +194,11 @@ def _told(bench: ControlBench, plan: Plan) -> tuple[list[float], dict[str, float
 
 
 def importances(
-    study: optuna.Study, objectives: Sequence[str], *, seed: int
+    trials: Sequence[optuna.trial.FrozenTrial], objectives: Sequence[str], *, seed: int
 ) -> dict[str, dict[str, Estimate]]:
     """Share of the variation of every objective that a parameter explains, by PED-ANOVA (Watanabe
     et al., 2304.10255), with percentile bootstrap intervals over proposals; empty where there are
     too few."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(trials) < 8 or not trials[0].params:
         return {}
     rng = np.random.default_rng([seed, len(trials)])
@@ -223,7 +225,9 @@ def _importance(trials: Sequence[optuna.trial.FrozenTrial], objective: int) -> d
             )
         )
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # resamples with many ties
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
 
 def _percentile(value: float, resampled: Sequence[float], n: int) -> Estimate:
@@ -231,10 +235,8 @@ def _percentile(value: float, resampled: Sequence[float], n: int) -> Estimate:
     return Estimate(value=value, low=float(min(low, value)), high=float(max(high, value)), n=n)
 
 
-def _chosen(
-    job: Job, bench: ControlBench, board: _Board
-) -> tuple[dict[str, Plan], list[Plan], list[Plan]]:
-    """Picks by the search's values, the front, and what is measured again."""
+def _chosen(bench: ControlBench, board: _Board) -> tuple[list[Plan], list[Plan]]:
+    """The front by the search's values, and what is measured again."""
     plans = list(board.origins)
     losses_NM = np.array([list(bench.losses(plan).values()) for plan in plans])
     feasible_N = np.array([_feasible(bench, plan) for plan in plans])
@@ -247,7 +249,7 @@ def _chosen(
     kept = [by_control[round(j)] for j in np.linspace(0, len(front) - 1, min(most, len(front)))]
     sweeps = [plan for plan, origin in board.origins.items() if origin == "sweep"]
     kept = list(dict.fromkeys([*kept, *sweeps]))
-    return _picks(job, bench, kept), front, kept
+    return front, kept
 
 
 def _feasible(bench: ControlBench, plan: Plan, *, fresh: bool = False) -> bool:
@@ -273,19 +275,27 @@ def _picks(job: Job, bench: ControlBench, plans: Sequence[Plan]) -> dict[str, Pl
     return {name: guided[place] for name, place in found.items() if place is not None}
 
 
-def _still_within(
-    job: Job, bench: ControlBench, board: _Board, picks: dict[str, Plan]
-) -> dict[str, Plan]:
+def _still_within(job: Job, bench: ControlBench) -> dict[str, Plan]:
     """Picks whose constraints do not hold on fresh sequences give way to the next best."""
     holding = [plan for plan in bench.fresh if _feasible(bench, plan, fresh=True)]
-    return _picks(job, bench, holding) if holding else picks
+    return _picks(job, bench, holding)
 
 
 def _looked_at(bench: ControlBench, picks: Mapping[str, Plan]) -> list[Plan]:
-    """The picked plan, and the same without clocks of its own where it has any."""
+    """The picked plan, and the same with constant clocks where it has others; what has one step
+    only is not looked at."""
     picked = next(iter(picks.values()), bench.reference)
     fields = {name: getattr(picked, name) for name in Plan.model_fields}
-    return list(dict.fromkeys([picked, Plan(**fields | {"policy": PolicySpec()})]))
+    found = [picked]
+    if picked.policy.name not in ("ancestral", "tta_constant"):
+        modifiers = {
+            name: value
+            for name, value in picked.policy.parameters.items()
+            if name in ("integer", "warm_up", "token_time")
+        }
+        constant = PolicySpec(name="tta_constant", parameters=modifiers)
+        found.append(Plan(**fields | {"policy": constant}))
+    return [plan for plan in found if plan.num_steps > 1]
 
 
 def _traced_block(job: Job) -> SeedBlock:

@@ -109,7 +109,8 @@ class ControlBench:
             drop = reference.estimates["entropy"].value - found.estimates["entropy"].value
             own["max_entropy_drop"] = drop - table.max_entropy_drop
         if table.min_distinct_3 is not None:
-            own["min_distinct_3"] = table.min_distinct_3 - found.estimates["distinct_3"].value
+            loss = self._loss("distinct_3", found, reference)  # NaN where it is undefined
+            own["min_distinct_3"] = table.min_distinct_3 - (1.0 - loss)
         if table.max_cost is not None:
             own["max_cost"] = self._loss("cost", found, reference) - table.max_cost
         return own

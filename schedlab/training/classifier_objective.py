@@ -18,7 +18,6 @@ from schedlab.classifiers import ClassifierConfig, TextClassifier
 from schedlab.denoisers import loading
 from schedlab.denoisers.base import features_at
 from schedlab.denoisers.network import Network
-from schedlab.denoisers.simplex_transformer import SimplexTransformer
 from schedlab.errors import InputError
 from schedlab.results import Estimate
 from schedlab.text import Tokenizer
@@ -89,6 +88,8 @@ class ClassifierObjective:
                 raise InputError(
                     f"{where} has {spec.vocab_size} tokens, the tokenizer {tokenizer.vocab_size}"
                 )
+            if getattr(denoiser.config, "causal", False):
+                raise InputError(f"{where} is autoregressive; name a denoiser")
             if spec.process == "uniform":
                 raise InputError(
                     f"{where} is of the uniform process; name a masked or simplex one"
@@ -181,13 +182,14 @@ def _predictions(
 ) -> Tensor:
     """What a denoiser predicts of noised texts, (B, L, V); positions that are not noised are
     one-hot."""
-    if isinstance(denoiser, SimplexTransformer):
-        noise_BLV = row_noise(key, rows, denoiser, x_BL.device, length=x_BL.shape[1])
-        X_BLV = noised(denoiser, x_BL, t_B[:, None].expand(x_BL.shape), noise_BLV)
+    if denoiser.spec.process == "simplex":
+        noise_BLV = row_noise(key, rows, denoiser.spec, x_BL.shape[1], x_BL.device)
+        X_BLV = noised(denoiser.spec, x_BL, t_B[:, None].expand(x_BL.shape), noise_BLV)
         return denoiser.logits(denoiser.features(X_BLV, t_B)).float().softmax(-1)
     mask_id = denoiser.spec.mask_id
     assert mask_id is not None, "a masked denoiser"
-    u_BL = np.stack([np.random.default_rng([*key, row]).random(x_BL.shape[1]) for row in rows])
+    # Row 0 of a key would be the key itself, whose draws placed the levels.
+    u_BL = np.stack([np.random.default_rng([*key, 1 + row]).random(x_BL.shape[1]) for row in rows])
     masked_BL = torch.from_numpy(u_BL).to(x_BL.device) < t_B[:, None]
     z_BL = torch.where(masked_BL, mask_id, x_BL)
     logits_BLV = denoiser.logits(features_at(denoiser, z_BL, t_B)).float()

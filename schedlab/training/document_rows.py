@@ -33,7 +33,7 @@ class DocumentRows:
         tokens: of every training document that is used.
         label_of: number of its label.
         labels: names; without labels one name for all.
-        held_out_SL, held_out_labels_S: windows of the valid split, one of a document.
+        held_out_SL, held_out_labels_S: windows of the valid split, the beginnings of documents.
         length: L.
         eot_id: the separator.
         balanced: every label as often as any other, else every window as often.
@@ -93,11 +93,11 @@ class DocumentRows:
                     )
         if not train or not valid:
             raise InputError(f"corpus {corpus.source!r}: no documents to train on or to measure")
+        # Not the first of the source, which may be sorted by label.
+        order = np.random.default_rng(_ORDER).permutation(len(valid))[:held_out]
+        valid = [valid[place] for place in order]
         held_out_SL = np.stack(
-            [
-                filled(ids[:length], length, tokenizer.eot_id)
-                for ids in _encoded(valid, tokenizer)[:held_out]
-            ]
+            [filled(ids[:length], length, tokenizer.eot_id) for ids in _encoded(valid, tokenizer)]
         )
         return cls(
             corpus=corpus,
@@ -105,7 +105,7 @@ class DocumentRows:
             label_of=_numbers(train, names),
             labels=names,
             held_out_SL=held_out_SL,
-            held_out_labels_S=_numbers(valid[:held_out], names),
+            held_out_labels_S=_numbers(valid, names),
             length=length,
             eot_id=tokenizer.eot_id,
             balanced=balanced,

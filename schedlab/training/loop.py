@@ -7,11 +7,12 @@ summed, so the result is that of one process up to rounding.
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
 
-from schedlab.errors import SchedlabError
+from schedlab.errors import InputError, SchedlabError
 from schedlab.results import Estimate
 from schedlab.training.distributed import join_workers
 from schedlab.training.job import AnyTrainJob, SimplexJob, Stage
@@ -102,10 +103,12 @@ def _train_stages(
         left = None if stop_after is None else min(stage.num_steps, stop_after - done)
         if left is not None and left <= 0:
             break
-        say(f"stage of {stage.grid_steps} noise levels, {stage.num_steps} steps: {target}")
+        if os.environ.get("RANK", "0") == "0":
+            say(f"stage of {stage.grid_steps} noise levels, {stage.num_steps} steps: {target}")
         final = train(own, target, device=device, stop_after=left, say=say)
-        begin, done = str(target), done + stage.num_steps
-    assert final is not None, "a job's stages are some, and stop_after is positive"
+        begin, done = str(target.resolve()), done + stage.num_steps
+    if final is None:
+        raise InputError(f"stop_after must be positive, got {stop_after}")
     return final
 
 

@@ -26,9 +26,11 @@ def build_optimizers(model: Network, settings: Optimization) -> list[Optimizer]:
     """
     named = list(model.named_parameters())
     hidden = [w for name, w in named if name.startswith("blocks.") and w.ndim == 2]
-    tables = [w for name, w in named if not name.startswith("blocks.") and w.ndim == 2]
+    # Filters of convolutions have three dimensions.
+    tables = [w for name, w in named if not name.startswith("blocks.") and w.ndim >= 2]
     gains = [w for _, w in named if w.ndim < 2]
-    by_adamw = tables if settings.optimizer == "muon" else tables + hidden
+    by_muon = hidden if settings.optimizer == "muon" else []
+    by_adamw = tables if by_muon else tables + hidden
     optimizers: list[Optimizer] = [
         torch.optim.AdamW(
             [
@@ -39,7 +41,7 @@ def build_optimizers(model: Network, settings: Optimization) -> list[Optimizer]:
             betas=(0.9, 0.98),
         )
     ]
-    if settings.optimizer == "muon":
+    if by_muon:
         if not hasattr(torch.optim, "Muon"):
             raise InputError(
                 f"optimizer 'muon' needs torch >= 2.9, this is {torch.__version__}; use 'adamw'"

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from schedlab.denoisers import loading
+from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.network import Network
 from schedlab.denoisers.simplex_transformer import SimplexTransformer, SimplexTransformerConfig
 from schedlab.processes import SimplexProcess, alpha
@@ -56,8 +57,8 @@ class SimplexObjective:
         rng = np.random.default_rng([job.seed, _NOISE, step])
         t_BL = levels(size, tokens_BL.shape[1], settings.grid_steps, rng)
         if settings.time_input == "token":
-            own_BL = np.where(rng.random((size, 1)) < 0.5, rng.random(t_BL.shape), 1.0)
-            t_BL = on_grid(t_BL * own_BL, settings.grid_steps)
+            below_BL = on_grid(t_BL * rng.random(t_BL.shape), settings.grid_steps)
+            t_BL = np.where(rng.random((size, 1)) < 0.5, below_BL, t_BL)
         prefix_B = np.where(
             rng.random(size) < settings.prefix_share,
             rng.integers(0, tokens_BL.shape[1] // 2 + 1, size),
@@ -67,11 +68,14 @@ class SimplexObjective:
             rng.random() < settings.self_condition_share
         )
         mine = slice(workers.rank, None, workers.world_size)
-        noise_BLV = row_noise([job.seed, _NOISE, step], range(size)[mine], model, workers.device)
+        noise_BLV = row_noise(
+            [job.seed, _NOISE, step], range(size)[mine], model.spec, tokens_BL.shape[1],
+            workers.device,
+        )  # fmt: skip
         x_BL, time_BL = (torch.from_numpy(a[mine]).to(workers.device) for a in (tokens_BL, t_BL))
         position_L = torch.arange(x_BL.shape[1], device=workers.device)
         generated_BL = position_L >= torch.from_numpy(prefix_B[mine]).to(workers.device)[:, None]
-        X_BLV = noised(model, x_BL, time_BL, noise_BLV)
+        X_BLV = noised(model.spec, x_BL, time_BL, noise_BLV)
         t_B = time_BL if settings.time_input == "token" else time_BL[:, 0]
         previous_BLV = None
         if settings.self_condition != "none":
@@ -113,10 +117,11 @@ class SimplexObjective:
         start: int,
     ) -> np.ndarray:  # fmt: skip
         device = next(model.parameters()).device
-        noise = row_noise(key, range(start, start + len(rows_SL)), model, device)
+        rows = range(start, start + len(rows_SL))
+        noise = row_noise(key, rows, model.spec, rows_SL.shape[1], device)
         x_BL = torch.from_numpy(rows_SL.astype(np.int64)).to(device)
         t_B = torch.from_numpy(t_S).to(device)
-        X_BLV = noised(model, x_BL, t_B[:, None].expand(x_BL.shape), noise)
+        X_BLV = noised(model.spec, x_BL, t_B[:, None].expand(x_BL.shape), noise)
         found, previous_BLV = [], None
         for _ in range(2):
             logits_BLV = model.logits(model.features(X_BLV, t_B, previous_BLV=previous_BLV))
@@ -190,14 +195,13 @@ def on_grid(t: np.ndarray, grid_steps: int) -> np.ndarray:
 def row_noise(
     key: list[int],
     rows: Iterable[int],
-    model: SimplexTransformer,
+    spec: DenoiserSpec,
+    length: int,
     device: torch.device,
-    *,
-    length: int | None = None,
 ) -> Tensor:
     """Standard normals of some rows, (B, L, V): each row's are its own, whoever computes it."""
     places = list(rows)
-    shape = (len(places), length or model.config.max_length, model.config.vocab_size)
+    shape = (len(places), length, spec.vocab_size)
     noise_BLV = torch.empty(shape, device=device)
     for place, row in enumerate(places):
         seed = int(np.random.SeedSequence([*key, row]).generate_state(1, np.uint64)[0] >> 1)
@@ -205,8 +209,8 @@ def row_noise(
     return noise_BLV
 
 
-def noised(model: SimplexTransformer, x_BL: Tensor, t_BL: Tensor, noise_BLV: Tensor) -> Tensor:
+def noised(spec: DenoiserSpec, x_BL: Tensor, t_BL: Tensor, noise_BLV: Tensor) -> Tensor:
     """X_t of tokens; the noise is overwritten."""
-    process = SimplexProcess(model.config.vocab_size, model.config.value)
-    alpha_BL = alpha(model.config.noise_schedule)(t_BL.double())
+    process = SimplexProcess(spec.vocab_size, spec.simplex_value)
+    alpha_BL = alpha(spec.noise_schedule)(t_BL.double())
     return process.noised(x_BL, alpha_BL, noise_BLV)
