@@ -287,7 +287,10 @@ class ControlConfig(Record):
         points: values of lambda in the sweeps that a search begins with, one per policy.
         trials: proposals beyond them.
         sampler: Optuna's; `auto` is the Gaussian process up to 300 trials.
-        most_fresh: plans that are measured again on fresh sequences.
+        most_fresh: plans of the front that are measured again, with all sweeps.
+        choice_sequences: plans that are measured again are first compared on so many sequences of
+            the search's seed, and picked by that: the best of many on few sequences is mostly
+            lucky. `search.num_sequences` by default.
         traced: sequences on which the picked plan's clocks and edits are recorded.
     """
 
@@ -322,6 +325,7 @@ class ControlConfig(Record):
     trials: Annotated[int, Field(ge=0, le=100_000)] = 80
     sampler: Literal["auto", "gp", "tpe"] = "auto"
     most_fresh: Annotated[int, Field(ge=1, le=1_000)] = 12
+    choice_sequences: Many | None = None
     traced: Annotated[int, Field(ge=2, le=10_000)] = 16
 
     @model_validator(mode="after")
@@ -534,6 +538,13 @@ class Job(Record):
         needs_scorer = "gen_ppl" in table.objectives or table.max_ppl_ratio is not None
         if needs_scorer and self.lab.scorer == "none":
             raise InputError("control: gen_ppl needs a scorer; set lab.scorer")
+        if table.choice_sequences is not None:
+            if table.choice_sequences < self.search.num_sequences:
+                raise InputError(
+                    f"control.choice_sequences must be at least search.num_sequences"
+                    f" {self.search.num_sequences}, got {table.choice_sequences}"
+                )
+            self.choice_blocks()
         longest = max(map(len, table.schedules or [[""]]))
         if longest > min(table.steps or [self.plan.num_steps]):
             raise InputError(
@@ -643,6 +654,13 @@ class Job(Record):
         """The sequences of the search."""
         return seed_blocks(self.job.seed, self.search.num_sequences, self.search.block_size)
 
+    def choice_blocks(self) -> tuple[SeedBlock, ...]:
+        """The sequences that picks of a joint search are chosen on, the search's first."""
+        wanted = self.control.choice_sequences if self.control is not None else None
+        return seed_blocks(
+            self.job.seed, wanted or self.search.num_sequences, self.search.block_size
+        )
+
     def fresh_blocks(self) -> tuple[SeedBlock, ...]:
         """The sequences on which plans are measured again, numbered behind the search's and the
         analysis's where prefixes are given: sequence j gets prefix j, and a choice may hang on
@@ -652,7 +670,8 @@ class Job(Record):
         schedules_only = self.policies is None and self.control is None
         analyzed = self.analyze.num_windows if table.additive and schedules_only else 0
         numbered = table.prefix_length or self.task or self._is_duel
-        first = max(table.num_sequences, analyzed) if numbered else 0
+        chosen = len(self.choice_blocks()) * table.block_size
+        first = max(table.num_sequences, analyzed, chosen) if numbered else 0
         return tuple(
             replace(block, first=first + block.first)
             for block in seed_blocks(self.fresh_seed, number, table.block_size)

@@ -11,7 +11,7 @@ from schedlab.errors import InputError
 from schedlab.files import sha256_file
 from schedlab.plan import FileRef, MeasuredValue, Plan, PlanFile
 from schedlab.results import Estimate
-from schedlab.results.control_file import ControlFile, FreshControlRow
+from schedlab.results.control_file import ControlFile, ControlRow, FreshControlRow
 from schedlab.results.environment_file import EnvironmentFile
 
 CONTROL = "control.json"
@@ -121,14 +121,19 @@ def _picked(file: ControlFile, pick: str) -> str:
         for row in known
         if row.feasible
         and row.digest != file.setting.reference
-        and row.losses["cost"] <= 1.0 - float(budget[1])
+        and _chosen_by(row)["cost"] <= 1.0 - float(budget[1])
     ]
     if not rows:
         raise InputError(
             f"no re-measured plan within the constraints saves {budget[1]} of the unguided"
             " reference's cost"
         )
-    return min(rows, key=lambda row: (row.losses["control"], row.losses["cost"])).digest
+    return min(rows, key=lambda row: (_chosen_by(row)["control"], _chosen_by(row)["cost"])).digest
+
+
+def _chosen_by(row: ControlRow) -> dict[str, float]:
+    """Losses on the sequences that picks were chosen on."""
+    return row.chosen_by or row.losses
 
 
 def _measured(fresh: FreshControlRow, file: ControlFile) -> dict[str, MeasuredValue]:

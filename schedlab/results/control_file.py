@@ -48,6 +48,9 @@ class ControlSetting(Record):
     num_steps: Annotated[int, Field(description="of the reference")]
     process: str
     num_sequences: int
+    choice_sequences: Annotated[
+        int, Field(description="of the search's seed, that picks were chosen on")
+    ] = 0
     block_size: int
     seed: int
     fresh_sequences: int
@@ -73,6 +76,9 @@ class ControlRow(Record):
     excess: Annotated[
         dict[str, float], Field(description="of every constraint; above 0 it is broken")
     ]
+    chosen_by: Annotated[
+        dict[str, float], Field(description="losses on the sequences of the choice, if measured")
+    ] = {}
 
     @property
     def feasible(self) -> bool:

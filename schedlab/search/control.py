@@ -103,6 +103,9 @@ def search_control(
     board.add(bench.reference, "reference", {})
     importance = _propose(space, bench, board, context, stage)
     front, kept = _chosen(bench, board)
+    if job.choice_blocks() != job.blocks():
+        stage(f"comparing {len(kept)} plans once more on the search's seed")
+    bench.measure_choice(kept)
     stage(f"measuring {len(kept)} plans again on fresh sequences")
     bench.measure_fresh(kept)
     picks = _still_within(job, bench)
@@ -144,7 +147,9 @@ def _propose(
     settings = json.dumps(
         [
             context.fingerprint, repr(job.blocks()), described, job.job.seed, seeds, kind,
-            table.model_dump(mode="json", exclude={"trials", "most_fresh", "traced"}),
+            table.model_dump(
+                mode="json", exclude={"trials", "most_fresh", "traced", "choice_sequences"}
+            ),
             bench.reference.digest,
         ]
     )  # fmt: skip
@@ -258,12 +263,17 @@ def _feasible(bench: ControlBench, plan: Plan, *, fresh: bool = False) -> bool:
 
 def _picks(job: Job, bench: ControlBench, plans: Sequence[Plan]) -> dict[str, Plan]:
     """`best` has the highest control accuracy within the constraints, `knee` is that of the front
-    of control against cost, `budget=SHARE` the best that saves so much of the reference."""
+    of control against cost, `budget=SHARE` the best that saves so much of the reference; on the
+    sequences of the choice."""
     guided = [plan for plan in plans if plan != bench.reference]
-    reference = bench.measured[bench.reference]
-    cost = np.array([bench._loss("cost", bench.measured[plan], reference) for plan in guided])
+    reference = bench.choice[bench.reference]
+
+    def losses(name: str) -> np.ndarray:
+        return np.array([bench.loss(name, bench.choice[plan], reference) for plan in guided])
+
+    cost = losses("cost")
     candidates = Candidates(
-        log_ppl=np.array([bench.losses(plan)["control"] for plan in guided]),
+        log_ppl=losses("control"),
         # Guided plans may cost more than the reference: savings are taken from the dearest.
         saved=cost.max(initial=1.0) + 1e-3 - cost,
         may_pick=np.array([_feasible(bench, plan) for plan in guided], dtype=bool),
@@ -334,6 +344,12 @@ def _row(bench: ControlBench, board: _Board, plan: Plan) -> ControlRow:
         estimates=dict(bench.measured[plan].estimates),
         losses=bench.losses(plan),
         excess=bench.excess(plan),
+        chosen_by={
+            name: bench.loss(name, bench.choice[plan], bench.choice[bench.reference])
+            for name in bench.table.objectives
+        }
+        if plan in bench.choice
+        else {},
     )
 
 
@@ -363,6 +379,7 @@ def _labels(attribute: Attribute, context: ControlContext) -> tuple[str, ...]:
 
 
 def _setting(job: Job, bench: ControlBench, context: ControlContext) -> ControlSetting:
+    assert job.control is not None, "a joint search"
     table, constraints = bench.table, {}
     for name in ("max_ppl_ratio", "max_entropy_drop", "min_distinct_3", "max_cost"):
         if (value := getattr(table, name)) is not None:
@@ -380,6 +397,7 @@ def _setting(job: Job, bench: ControlBench, context: ControlContext) -> ControlS
         num_steps=job.plan.num_steps,
         process=job.plan.process,
         num_sequences=job.search.num_sequences,
+        choice_sequences=job.control.choice_sequences or job.search.num_sequences,
         block_size=job.search.block_size,
         seed=job.job.seed,
         fresh_sequences=job.search.fresh_sequences or job.search.num_sequences,

@@ -36,6 +36,7 @@ class ControlBench:
     evaluator: Evaluator
     reference: Plan
     measured: dict[Plan, Measurement] = field(default_factory=dict)
+    choice: dict[Plan, Measurement] = field(default_factory=dict)
     fresh: dict[Plan, Measurement] = field(default_factory=dict)
 
     @property
@@ -52,6 +53,14 @@ class ControlBench:
     def measure(self, plans: Iterable[Plan]) -> None:
         """Fill `measured` for these and the reference."""
         self._fill(self.measured, plans, self.job.blocks())
+
+    def measure_choice(self, plans: Iterable[Plan]) -> None:
+        """Fill `choice` for these and the reference, on the sequences that picks hang on."""
+        blocks = self.job.choice_blocks()
+        if blocks == self.job.blocks():
+            self.choice = self.measured
+        else:  # the search's own come from the store
+            self._fill(self.choice, plans, blocks)
 
     def measure_fresh(self, plans: Iterable[Plan]) -> None:
         """Fill `fresh` for these and the reference."""
@@ -82,12 +91,11 @@ class ControlBench:
 
     def losses(self, plan: Plan) -> dict[str, float]:
         """What is minimised, by objective, on the search's sequences."""
-        found, own = self.measured[plan], dict[str, float]()
-        for name in self.table.objectives:
-            own[name] = self._loss(name, found, self.measured[self.reference])
-        return own
+        found, reference = self.measured[plan], self.measured[self.reference]
+        return {str(name): self.loss(name, found, reference) for name in self.table.objectives}
 
-    def _loss(self, name: str, found: Measurement, reference: Measurement) -> float:
+    def loss(self, name: str, found: Measurement, reference: Measurement) -> float:
+        """One objective of a measurement, beside the reference's on the same sequences."""
         if name == "control":
             return float(1.0 - self.control_S(found).mean())
         if name == "cost":
@@ -98,7 +106,8 @@ class ControlBench:
         return float(1.0 - value if name == "distinct_3" else value)
 
     def excess(self, plan: Plan, *, fresh: bool = False) -> dict[str, float]:
-        """How far every constraint is broken; at most 0 where it holds."""
+        """How far every constraint is broken, on fresh or on the search's sequences; at most 0
+        where it holds."""
         known = self.fresh if fresh else self.measured
         found, reference, table = known[plan], known[self.reference], self.table
         own: dict[str, float] = {}
@@ -109,10 +118,10 @@ class ControlBench:
             drop = reference.estimates["entropy"].value - found.estimates["entropy"].value
             own["max_entropy_drop"] = drop - table.max_entropy_drop
         if table.min_distinct_3 is not None:
-            loss = self._loss("distinct_3", found, reference)  # NaN where it is undefined
+            loss = self.loss("distinct_3", found, reference)  # NaN where it is undefined
             own["min_distinct_3"] = table.min_distinct_3 - (1.0 - loss)
         if table.max_cost is not None:
-            own["max_cost"] = self._loss("cost", found, reference) - table.max_cost
+            own["max_cost"] = self.loss("cost", found, reference) - table.max_cost
         return own
 
     def control(self, plan: Plan) -> Estimate:

@@ -233,6 +233,36 @@ def test_picks_that_break_a_constraint_on_fresh_sequences_give_way() -> None:
     assert file.row(file.picks["best"]).losses["control"] == second
 
 
+def test_picks_hang_on_more_sequences_than_proposals_are_tried_on() -> None:
+    job = control_job(trials=12, names=["tta_constant"])
+    number = job.search.num_sequences
+    more = control_job(trials=12, names=["tta_constant"], choice_sequences=3 * number)
+    truly = of(ran(job), "best")
+
+    class Lucky(ControlWorld):
+        """A plan of little control is perfect on the search's own sequences."""
+
+        def _record(self, plan: Plan, block: SeedBlock) -> Any:
+            record = super()._record(plan, block)
+            own = block.seed == job.job.seed and block.first < number
+            if own and push_of(plan) < 0.35 and plan.guidance and plan.guidance.iterations:
+                record.scores["control_judge"] = [1.0] * block.size
+            return record
+
+    fooled = of(ran(job, Lucky()), "best")
+    assert push_of(fooled) < 0.35
+    world = Lucky()
+    file = ran(more, world)
+    assert of(file, "best") == truly
+    assert file.setting.choice_sequences == 3 * number
+    # Only what is measured again costs more sequences.
+    asked = {plan for plan, block in world.runs if block.seed == job.job.seed
+             and block.first >= number}  # fmt: skip
+    assert asked == {file.row(fresh.digest).plan for fresh in file.fresh}
+    row = file.row(fooled.digest)
+    assert row.losses["control"] < 0.01 < row.chosen_by["control"]
+
+
 @pytest.mark.parametrize("reference_too", [False, True])
 def test_where_no_plan_holds_on_fresh_sequences_none_is_picked(reference_too: bool) -> None:
     job = control_job(trials=4, min_distinct_3=0.7, max_ppl_ratio=10.0)
