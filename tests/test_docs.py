@@ -13,6 +13,7 @@ from schedlab.cli import app
 from schedlab.files import validate
 from schedlab.job import parse_job
 from schedlab.training import DeriveJob, TrainJob
+from schedlab.training.job import ClassifierJob, SimplexJob
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -33,10 +34,23 @@ def test_the_policy_search_example_is_a_job() -> None:
     assert job.policies is not None and job.task is not None
 
 
-def test_the_training_example_is_a_training_job() -> None:
-    example, derived = blocks(ROOT / "docs" / "training.md", "toml")
-    assert validate(TrainJob, tomllib.loads(example), where="training.md").kind == "denoiser"
-    assert validate(DeriveJob, tomllib.loads(derived), where="training.md").derive.num_blocks == 4
+def test_the_training_examples_are_training_jobs() -> None:
+    found = [tomllib.loads(block) for block in blocks(ROOT / "docs" / "training.md", "toml")]
+    example, simplex, stages, classifier, derived = found
+    where = "training.md"
+    assert validate(TrainJob, example, where=where).kind == "denoiser"
+    assert validate(SimplexJob, simplex | stages, where=where).stages[-1].grid_steps == 50
+    assert validate(ClassifierJob, classifier, where=where).inputs.denoiser == "bundled:simplex"
+    assert validate(DeriveJob, derived, where=where).derive.num_blocks == 4
+
+
+def test_the_example_of_a_joint_search_is_a_job() -> None:
+    plan, control = map(tomllib.loads, blocks(ROOT / "docs" / "control.md", "toml"))
+    one = parse_job(plan | {"search": {"additive": False}}, where="control.md")
+    assert one.plan.guidance is not None and one.plan.guidance.scale == 600.0
+    shared = {key: value for key, value in plan["plan"].items() if key != "guidance"}
+    job = parse_job(plan | control | {"plan": shared}, where="control.md")
+    assert job.control is not None and job.control.trials == 80
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

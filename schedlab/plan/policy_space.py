@@ -190,7 +190,7 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
     "tta_scaled": _steps(in_blocks=False, factor=Range(0.3, 1.0), offset=Range(-0.2, 0.2)),
     "tta_top_k": _allocation(share=Range(0.02, 0.6), low=Range(0.0, 1.0)),
     "tta_share": _allocation(share=Range(0.05, 0.95), low=Range(0.0, 1.0)),
-    "tta_softmax": _allocation(low=Range(0.0, 1.0), temperature=Range(0.02, 2.0, "log")),
+    "tta_softmax": _allocation(low=Range(0.0, 1.0), tau=Range(0.02, 2.0, "log")),
     "tta_threshold": _allocation(deviations=Range(-1.0, 3.0), low=Range(0.0, 1.0)),
 }
 

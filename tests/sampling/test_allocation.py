@@ -301,7 +301,7 @@ def test_bad_parameters_are_refused():
         ("tta_adaptive", {"pooled": "mean"}, "pooled must be 'none', 't' or 'alpha'"),
         ("tta_linear", {"warm_up": -0.1}, "warm_up must be"),
         ("tta_top_k", {"low": 2.0}, "low must be"),
-        ("tta_softmax", {"temperature": 0.0}, "temperature positive"),
+        ("tta_softmax", {"tau": 0.0}, "tau positive"),
         ("tta_softmax", {"low": -1.0}, "low must be"),
         ("tta_adaptive", {"smooth": "much"}, "smooth must be of type float"),
         ("tta_adaptive", {"integer": 1}, "integer must be of type bool"),

@@ -513,7 +513,7 @@ def test_values_that_a_policy_does_not_read_are_left_out_of_its_plan() -> None:
         "tta_adaptive": {"smooth", "signal", "pooled"},
         "tta_top_k": {"top_k_share", "top_k_low", "signal", "pooled"},
         "tta_share": {"share_share", "share_low", "signal", "pooled"},
-        "tta_softmax": {"softmax_low", "softmax_temperature", "signal", "pooled"},
+        "tta_softmax": {"softmax_low", "softmax_tau", "signal", "pooled"},
         "tta_threshold": {"threshold_deviations", "threshold_low", "signal", "pooled"},
         "tta_fixed": {"fixed_at"},
         "tta_scaled": {"scaled_factor", "scaled_offset"},

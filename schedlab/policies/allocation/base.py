@@ -136,4 +136,5 @@ class Allocation:
         step = view.t - view.s
         s_BL = (t_BL - step).clamp(min=0.0)
         pooled_B1 = mean(s_BL) if self.pooled == "t" else view.level(mean(view.alpha(s_BL)))
-        return (pooled_B1 + step).expand(t_BL.shape)
+        # Sequences without open positions have no mean, and nobody reads their levels.
+        return (pooled_B1 + step).clamp(max=1.0).expand(t_BL.shape)

@@ -96,25 +96,25 @@ class Threshold(_Selected):
 
 @dataclass(frozen=True)
 class Softmax(Allocation):
-    """t_i = t (1 - (1 - low) w_i / max w), w the softmax of the score over `temperature` [O]."""
+    """t_i = t (1 - (1 - low) w_i / max w), w the softmax of the score over `tau` [O]."""
 
     low: float = 0.5
-    temperature: float = 0.2
+    tau: float = 0.2
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        if not 0 <= self.low <= 1 or not self.temperature > 0:
+        if not 0 <= self.low <= 1 or not self.tau > 0:
             raise InputError(
-                "low must be in [0, 1] and temperature positive, got"
-                f" {self.low} and {self.temperature}"
+                "low must be in [0, 1] and tau positive, got"
+                f" {self.low} and {self.tau}"
             )
 
     def raw_levels(self, view: AllocationView) -> Tensor:
         """(B, L)."""
         score_BL = view.score_BL
         top_B1 = score_BL.amax(-1, keepdim=True)
-        weight_BL = ((score_BL - top_B1) / self.temperature).exp()  # of the largest
+        weight_BL = ((score_BL - top_B1) / self.tau).exp()  # of the largest
         # Where all are equal nothing is told apart: all are constant.
         return view.t * (1.0 - (1.0 - self.low) * weight_BL * (top_B1 > 0))
 
