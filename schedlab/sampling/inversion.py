@@ -2,7 +2,7 @@
 
 For processes in which every position is drawn at every step. Two plans that draw with the same
 uniform agree less often than by Gumbel-max where their predictions differ, but no V variates have
-to be made: at V = 2,048 a draw takes a tenth of the time.
+to be made.
 
 Legend: N rows, R of them that are left, V vocabulary.
 """
