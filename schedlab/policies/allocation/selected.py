@@ -106,8 +106,7 @@ class Softmax(Allocation):
         super().__post_init__()
         if not 0 <= self.low <= 1 or not self.tau > 0:
             raise InputError(
-                "low must be in [0, 1] and tau positive, got"
-                f" {self.low} and {self.tau}"
+                f"low must be in [0, 1] and tau positive, got {self.low} and {self.tau}"
             )
 
     def raw_levels(self, view: AllocationView) -> Tensor:
