@@ -347,7 +347,11 @@ def measure(
     items and seeds of your choice."""
     from tempfile import TemporaryDirectory
 
-    from schedlab.deploy.measure import measure_control, measure_plan
+    from schedlab.deploy.measure import (
+        measure_against_autoregressive,
+        measure_control,
+        measure_plan,
+    )
     from schedlab.job import load_job
     from schedlab.plan.task_config import TaskConfig
 
@@ -362,6 +366,8 @@ def measure(
                          "forwards", "flops_total", "seconds")
             if name in found.estimates
         }  # fmt: skip
+        against = measure_against_autoregressive(plan, device=device)
+        shown["seconds_over_autoregressive"] = against
         rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
         _show(shown, _table(rows), as_json=as_json)
         return

@@ -113,6 +113,7 @@ def without_times(path: Path) -> Any:
     data = json.loads(path.read_text())
     for row in data["rows"] + data["fresh"]:
         row["estimates"].pop("seconds")
+    del data["autoregressive"]
     for shares in data["importance"].values():
         for share in shares.values():
             del share["low"], share["high"]
@@ -322,6 +323,20 @@ def test_an_exported_plan_writes_the_very_sequences_that_were_measured(
     assert player.tokens(3, seed=file.setting.fresh_seed).tolist() == expected[:3]
     samples = file.fresh_row(plan.digest).samples
     assert player.texts(2, seed=file.setting.fresh_seed) == list(samples[:2])
+
+
+def test_an_exported_plan_is_measured_by_a_judge_and_timed_beside_an_autoregressive_model(
+    exported: Path, models: Path, file: ControlFile
+) -> None:
+    judge, seed = models / "judge", file.setting.fresh_seed
+    result = call("measure", exported, "--judge", judge, "-n", 8, "--seed", seed, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    row = file.fresh_row(file.picks["best"])
+    assert found["control_judge"]["value"] == row.control.value  # the very same sequences
+    ratio = found["seconds_over_autoregressive"]
+    assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+    assert file.autoregressive is not None and file.autoregressive.low > 0
 
 
 def test_samples_are_steered_to_labels_of_ones_choice(exported: Path, models: Path) -> None:

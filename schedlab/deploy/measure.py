@@ -14,11 +14,12 @@ from schedlab.errors import InputError
 from schedlab.evaluation.evaluate import evaluate
 from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prompts import Prompts
+from schedlab.metrics.relative_seconds import relative_seconds
 from schedlab.metrics.samples import Scorer
 from schedlab.metrics.scorers import load_scorer
 from schedlab.plan import PlanFile
 from schedlab.plan.task_config import TaskConfig
-from schedlab.results import Measurement, SeedBlock, Store
+from schedlab.results import Estimate, Measurement, SeedBlock, Store
 from schedlab.tasks import load_task
 from schedlab.tasks.rows import encode_prompts
 
@@ -118,6 +119,27 @@ def measure_control(
     if "control_judge" not in found.estimates:
         raise InputError(f"judge {judge!r} knows none of the labels that the plan asks for")
     return found
+
+
+def measure_against_autoregressive(
+    plan_file: PlanFile | str | os.PathLike[str], *, device: str = "auto"
+) -> Estimate:
+    """Seconds of a plan over those of an autoregressive model of the same size, see
+    `relative_seconds`.
+
+    Raises:
+        InputError: see `load_plan`.
+    """
+    player = load_plan(plan_file, device=device)
+    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
+    return relative_seconds(
+        player.plan,
+        player.denoisers,
+        player.process,
+        guides=player.guides,
+        device=player.device,
+        precision=file.precision,
+    )
 
 
 def _scorer(file: PlanFile, player: Player) -> Scorer | None:

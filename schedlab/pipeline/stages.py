@@ -28,6 +28,7 @@ from schedlab.evaluation.prompts import Given, HeldOut, Prompts
 from schedlab.files import canonical_json, write_atomic
 from schedlab.importance import analyze
 from schedlab.job import Job
+from schedlab.metrics.relative_seconds import relative_seconds
 from schedlab.pipeline.progress import Reporter
 from schedlab.pipeline.run_folder import (
     CONTROL,
@@ -287,6 +288,18 @@ def control_stage(run: Run) -> None:
             ),
             stage=run.reporter.stage,
         )
+        if prompts is None and file.picks:
+            run.reporter.stage("timing the picked plan beside an autoregressive model")
+            plan = file.row(next(iter(file.picks.values()))).plan
+            ratio = relative_seconds(
+                plan,
+                lab.denoisers,
+                lab.process,
+                guides=lab.guides,
+                device=lab.device,
+                precision=lab.precision,
+            )
+            file = file.model_copy(update={"autoregressive": ratio})
     file.write(folder / CONTROL)
     folder.mark_done("control", job)
 

@@ -171,6 +171,8 @@ class ControlFile(FileRecord):
             with 95 % bootstrap intervals over proposals.
         picks: digests by name.
         traces: of the first pick and of the same plan without clocks of its own.
+        autoregressive: seconds of the first pick relative to an autoregressive model of the same
+            size, timed in turns with it; not of plans behind prompts.
         seconds: of the whole search.
     """
 
@@ -184,6 +186,7 @@ class ControlFile(FileRecord):
     importance: dict[str, dict[str, Estimate]]
     picks: dict[str, Sha256]
     traces: tuple[ControlTrace, ...] = ()
+    autoregressive: Estimate | None = None
 
     def row(self, digest: str) -> ControlRow:
         """The plan of a digest on the search's sequences."""

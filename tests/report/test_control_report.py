@@ -239,6 +239,14 @@ def test_the_best_plan_is_told_beside_the_base_rate() -> None:
     assert knee.verdict == "fact" and percent_of(fresh.control) in knee.text
 
 
+def test_the_price_of_the_best_plan_says_how_long_an_autoregressive_model_takes() -> None:
+    question, words = "Does guidance give more of what was asked for?", "an autoregressive model"
+    assert words not in ask(run_of(), question).detail
+    ratio = Estimate(value=12.5, low=11.5, high=13.5, n=5)
+    timed = ask(run_of({"autoregressive": ratio}), question)
+    assert f"12.5 [11.5, 13.5] times the seconds of {words} of the same size" in timed.detail
+
+
 @pytest.mark.parametrize(
     ("entropy", "verdict", "word"),
     [(2.6, "yes", "is lower"), (3.31, "open", "not proven"), (3.9, "no", "is higher")],

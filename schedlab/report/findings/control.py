@@ -55,6 +55,11 @@ def best(file: ControlFile) -> Finding | None:
         limits = " within all constraints" if file.setting.constraints else ""
         return Finding(question, "open", f"No guided plan was picked: none is{limits}.")
     price = "; ".join(price_words(own))
+    if file.autoregressive is not None:
+        price += (
+            f"; {interval(file.autoregressive)} times the seconds of an autoregressive model of"
+            " the same size"
+        )
     within = "" if own.fresh.within else " It breaks a constraint on fresh sequences."
     if base is None:
         return Finding(
