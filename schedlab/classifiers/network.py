@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schedlab.denoisers.network import Network, check_heads
+from schedlab.denoisers.network import Network, check_sizes
 from schedlab.denoisers.rotary import rotary_table
 from schedlab.denoisers.transformer import Block, TransformerConfig, first_weights
 from schedlab.files import Record
@@ -88,14 +88,9 @@ class ClassifierConfig(Record):
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
-        for name in (
-            "vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length", "mlp_ratio"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_sizes(self)
         if len(self.labels) < 2 or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must be at least two and differ, got {self.labels}")
-        check_heads(self.hidden_size, self.num_heads)
         grouped = [label for group in self.groups.values() for label in group]
         if self.groups and (
             sorted(grouped) != sorted(self.labels) or not all(self.groups.values())

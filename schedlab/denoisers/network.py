@@ -93,6 +93,19 @@ class Network(nn.Module):
             )
 
 
+SIZES = ("vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length", "mlp_ratio")
+
+
+def check_sizes(config: object) -> None:
+    """Raise a `ValueError` for a size of a transformer that is below 1, or heads that do not fit
+    its width."""
+    sizes = {name: getattr(config, name) for name in SIZES}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be positive, got {size}")
+    check_heads(sizes["hidden_size"], sizes["num_heads"])
+
+
 def check_heads(hidden_size: int, num_heads: int) -> None:
     """Raise a `ValueError` for a width that heads do not divide into even parts."""
     if hidden_size % (2 * num_heads):

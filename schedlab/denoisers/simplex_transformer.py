@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
-from schedlab.denoisers.network import Network, check_heads
+from schedlab.denoisers.network import Network, check_sizes
 from schedlab.denoisers.rotary import rotary_table
 from schedlab.denoisers.simplex_roberta import simplex_weights
 from schedlab.denoisers.transformer import Block, Transformer, TransformerConfig, first_weights
@@ -54,12 +54,7 @@ class SimplexTransformerConfig(Record):
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
-        for name in (
-            "vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length", "mlp_ratio"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        check_heads(self.hidden_size, self.num_heads)
+        check_sizes(self)
 
     @property
     def of_blocks(self) -> TransformerConfig:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.keeping import pick, put, refreshed
-from schedlab.denoisers.network import Network, check_heads, check_mask
+from schedlab.denoisers.network import Network, check_mask, check_sizes
 from schedlab.denoisers.rotary import rotary_table, rotate
 from schedlab.denoisers.shadows import shadow_attention, shadow_positions
 from schedlab.errors import InputError
@@ -72,12 +72,7 @@ class TransformerConfig(Record):
 
     def model_post_init(self, _: object) -> None:
         """Check that the sizes fit together."""
-        for name in (
-            "vocab_size", "num_blocks", "hidden_size", "num_heads", "max_length", "mlp_ratio"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        check_heads(self.hidden_size, self.num_heads)
+        check_sizes(self)
         check_mask(self.mask_id, self.vocab_size)
 
 

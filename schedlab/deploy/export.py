@@ -12,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-import schedlab
-from schedlab.deploy.export_control import CONTROL, export_control, guides_of
+from schedlab.deploy.export_control import CONTROL, export_control
 from schedlab.deploy.export_policies import POLICIES, export_policy
+from schedlab.deploy.picked import measured_value, plan_file
 from schedlab.errors import InputError
-from schedlab.files import sha256_file
-from schedlab.plan import Decoding, DenoiserRef, MeasuredValue, ModelSchedule, Plan, PlanFile
-from schedlab.results import Estimate
+from schedlab.plan import Decoding, MeasuredValue, Plan, PlanFile
 from schedlab.results.environment_file import EnvironmentFile
 from schedlab.results.search_file import FreshRow, SearchFile, SearchRow
 from schedlab.search.front import Candidates, pick_budget
@@ -51,45 +49,27 @@ def export(run_dir: str | os.PathLike[str], pick: str = "knee") -> PlanFile:
         raise InputError(f"{folder}: has no {SEARCH}; run or resume its search first")
     search = SearchFile.read(folder / SEARCH)
     environment = EnvironmentFile.read(folder / ENVIRONMENT)
-    if environment.precision != search.setting.precision:
-        raise InputError(
-            f"{ENVIRONMENT} says precision {environment.precision}, {SEARCH} was measured in"
-            f" {search.setting.precision[:20]!r}; keep runs of different precisions apart"
-        )
     row, fresh = _picked(search, pick)
     plan = _plan(search, row)
     setting = search.setting
     scorer = environment.scorer
-    return PlanFile(
-        plan=plan,
-        digest=plan.digest,
-        denoisers=_denoisers(environment, plan.model_schedule),
-        tokenizer=environment.tokenizer,
-        precision=environment.precision,
-        classifiers=guides_of(plan, environment),
+    return plan_file(
+        plan,
+        folder / SEARCH,
+        setting,
+        environment,
+        digest=row.digest,
+        pick=pick,
+        plans_evaluated=len(search.rows),
         measured=_measured(fresh, search),
-        provenance={
-            "schedlab": schedlab.__version__,
-            "measured_with_schedlab": environment.schedlab,
-            "pick": pick,
+        about={
             "families": list(row.families),
-            "plans_evaluated": len(search.rows),
-            "search_seed": setting.seed,
-            "search_sequences": setting.num_sequences,
-            "fresh_seed": setting.fresh_seed,
-            "fresh_sequences": setting.fresh_sequences,
-            "prefix_length": setting.prefix_length,
-            "scorer": setting.scorer,
             "scorer_sha256": scorer.sha256 if scorer is not None else "",
             "corpus_fingerprint": setting.corpus_fingerprint,
-            "device": environment.device,
-            "platform": environment.platform,
-            "packages": [f"{name} {version}" for name, version in environment.packages.items()],
             "saved_blocks_as_published": row.cost.nominal_saved_blocks,
             "saved_total_every_step": row.cost.nominal_saved_total,
             "saved_blocks": row.cost.saved_blocks,
             "saved_total": row.cost.saved_total,
-            "search_file_sha256": sha256_file(folder / SEARCH),
         },
     )
 
@@ -148,9 +128,9 @@ def _within_budget(search: SearchFile, saving: float) -> SearchRow:
 
 
 def _plan(search: SearchFile, row: SearchRow) -> Plan:
-    """The row's plan, proven by its digest to be the one that was measured."""
+    """The row's plan."""
     setting = search.setting
-    plan = Plan(
+    return Plan(
         length=setting.length,
         model_schedule=row.schedule,
         decoding=Decoding(temperature=setting.temperature, top_p=setting.top_p),
@@ -161,23 +141,6 @@ def _plan(search: SearchFile, row: SearchRow) -> Plan:
         simplex_value=setting.simplex_value,
         guidance=setting.guidance,
     )
-    if plan.digest != row.digest:
-        raise InputError(
-            f"the plan {row.schedule} rebuilt from {SEARCH} has the digest {plan.digest[:12]}, the"
-            f" search measured {row.digest[:12]}; the file was edited or made by another version:"
-            " search again"
-        )
-    return plan
-
-
-def _denoisers(environment: EnvironmentFile, schedule: ModelSchedule) -> dict[str, DenoiserRef]:
-    missing = [role for role in schedule.roles if role not in environment.denoisers]
-    if missing:
-        raise InputError(
-            f"{ENVIRONMENT} names no denoiser for role {missing[0]!r} of {schedule}; it has"
-            f" {sorted(environment.denoisers)}"
-        )
-    return {role: environment.denoisers[role] for role in schedule.roles}
 
 
 def _measured(fresh: FreshRow, search: SearchFile) -> dict[str, MeasuredValue]:
@@ -185,23 +148,12 @@ def _measured(fresh: FreshRow, search: SearchFile) -> dict[str, MeasuredValue]:
     setting = search.setting
     notes = {"gen_ppl": f"scorer {setting.scorer}", "log_gen_ppl": f"scorer {setting.scorer}"}
     measured = {
-        name: _value(estimate, setting.fresh_seed, notes.get(name, ""))
+        name: measured_value(estimate, setting, notes.get(name, ""))
         for name, estimate in fresh.estimates.items()
         if estimate.n > 0
     }
     return measured | {
-        "log_gen_ppl_minus_all_heavy": _value(
-            fresh.paired_log_ppl, setting.fresh_seed, "paired: the same random numbers"
+        "log_gen_ppl_minus_all_heavy": measured_value(
+            fresh.paired_log_ppl, setting, "paired: the same random numbers"
         )
     }
-
-
-def _value(estimate: Estimate, seed: int, note: str) -> MeasuredValue:
-    return MeasuredValue(
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        n=max(1, estimate.n),
-        seeds=[seed],
-        note=note,
-    )

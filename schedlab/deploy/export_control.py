@@ -6,11 +6,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import schedlab
+from schedlab.deploy.picked import measured_value, plan_file
 from schedlab.errors import InputError
-from schedlab.files import sha256_file
-from schedlab.plan import FileRef, MeasuredValue, Plan, PlanFile
-from schedlab.results import Estimate
+from schedlab.plan import MeasuredValue, PlanFile
 from schedlab.results.control_file import ControlFile, ControlRow, FreshControlRow
 from schedlab.results.environment_file import EnvironmentFile
 
@@ -34,69 +32,26 @@ def export_control(folder: Path, environment: EnvironmentFile, pick: str) -> Pla
     """
     file = ControlFile.read(folder / CONTROL)
     setting = file.setting
-    if environment.precision != setting.precision:
-        raise InputError(
-            f"environment.json says precision {environment.precision}, {CONTROL} was measured in"
-            f" {setting.precision[:20]!r}; keep runs of different precisions apart"
-        )
-    digest = _picked(file, pick)
-    row, fresh = file.row(digest), file.fresh_row(digest)
-    plan = row.plan
-    if plan.digest != digest:
-        raise InputError(
-            f"{CONTROL}: the plan has the digest {plan.digest[:12]}, the search measured"
-            f" {digest[:12]}; the file was edited or made by another version: search again"
-        )
     if setting.judge not in environment.judges:
         raise InputError(f"environment.json names no judge {setting.judge!r}; search again")
-    missing = [role for role in plan.model_schedule.roles if role not in environment.denoisers]
-    if missing:
-        raise InputError(f"environment.json names no denoiser for role {missing[0]!r}")
-    return PlanFile(
-        plan=plan,
+    digest = _picked(file, pick)
+    judge = environment.judges[setting.judge]
+    return plan_file(
+        file.row(digest).plan,
+        folder / CONTROL,
+        setting,
+        environment,
         digest=digest,
-        denoisers={role: environment.denoisers[role] for role in plan.model_schedule.roles},
-        tokenizer=environment.tokenizer,
-        precision=environment.precision,
-        classifiers=guides_of(plan, environment),
-        measured=_measured(fresh, file),
-        provenance={
-            "schedlab": schedlab.__version__,
-            "measured_with_schedlab": environment.schedlab,
-            "pick": pick,
+        pick=pick,
+        plans_evaluated=len(file.rows),
+        measured=_measured(file.fresh_row(digest), file),
+        about={
             "judge": setting.judge,
-            "judge_location": environment.judges[setting.judge].location,
-            "judge_sha256": environment.judges[setting.judge].sha256,
-            "plans_evaluated": len(file.rows),
-            "search_seed": setting.seed,
-            "search_sequences": setting.num_sequences,
-            "fresh_seed": setting.fresh_seed,
-            "fresh_sequences": setting.fresh_sequences,
-            "prefix_length": setting.prefix_length,
-            "scorer": setting.scorer,
+            "judge_location": judge.location,
+            "judge_sha256": judge.sha256,
             "reference_plan": setting.reference,
-            "device": environment.device,
-            "platform": environment.platform,
-            "packages": [f"{name} {version}" for name, version in environment.packages.items()],
-            "search_file_sha256": sha256_file(folder / CONTROL),
         },
     )
-
-
-def guides_of(plan: Plan, environment: EnvironmentFile) -> dict[str, FileRef]:
-    """The classifiers that a plan's guidance names.
-
-    Raises:
-        InputError: the run had no such classifier.
-    """
-    attributes = plan.guidance.attributes if plan.guidance is not None else ()
-    names = dict.fromkeys(attribute.classifier for attribute in attributes)
-    for name in names:
-        if name not in environment.classifiers:
-            raise InputError(
-                f"environment.json names no classifier {name!r}, which the plan's guidance uses"
-            )
-    return {name: environment.classifiers[name] for name in names}
 
 
 def _picked(file: ControlFile, pick: str) -> str:
@@ -137,20 +92,14 @@ def _chosen_by(row: ControlRow) -> dict[str, float]:
 
 
 def _measured(fresh: FreshControlRow, file: ControlFile) -> dict[str, MeasuredValue]:
-    found = {name: _value(one, file) for name, one in fresh.estimates.items() if one.n}
-    found["control"] = _value(fresh.control, file, f"judge {file.setting.judge}")
-    found["cost_ratio"] = _value(fresh.cost, file, f"{file.setting.cost}, of the reference's")
-    if fresh.ppl_ratio is not None:
-        found["gen_ppl_ratio"] = _value(fresh.ppl_ratio, file, "of the unguided reference's")
-    return found
-
-
-def _value(estimate: Estimate, file: ControlFile, note: str = "") -> MeasuredValue:
-    return MeasuredValue(
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        n=max(1, estimate.n),
-        seeds=[file.setting.fresh_seed],
-        note=note,
+    setting = file.setting
+    found = {name: measured_value(one, setting) for name, one in fresh.estimates.items() if one.n}
+    found["control"] = measured_value(fresh.control, setting, f"judge {setting.judge}")
+    found["cost_ratio"] = measured_value(
+        fresh.cost, setting, f"{setting.cost}, of the reference's"
     )
+    if fresh.ppl_ratio is not None:
+        found["gen_ppl_ratio"] = measured_value(
+            fresh.ppl_ratio, setting, "of the unguided reference's"
+        )
+    return found

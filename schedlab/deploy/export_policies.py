@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-import schedlab
+from schedlab.deploy.picked import measured_value, plan_file
 from schedlab.errors import InputError
-from schedlab.files import sha256_file
-from schedlab.plan import MeasuredValue, PlanFile
-from schedlab.results import Estimate
+from schedlab.plan import PlanFile
 from schedlab.results.environment_file import EnvironmentFile
 from schedlab.results.policy_file import FreshPolicyRow, PolicyFile, PolicyRow
 from schedlab.search.front import Candidates, pick_budget
@@ -25,49 +23,26 @@ def export_policy(folder: Path, environment: EnvironmentFile, pick: str) -> Plan
     figures. See `export.export` for the arguments."""
     file = PolicyFile.read(folder / POLICIES)
     setting = file.setting
-    if environment.precision != setting.precision:
-        raise InputError(
-            f"environment.json says precision {environment.precision}, {POLICIES} was measured in"
-            f" {setting.precision[:20]!r}; keep runs of different precisions apart"
-        )
     row, fresh = _picked(file, pick)
-    plan = row.plan
-    if plan.digest != row.digest:
-        raise InputError(
-            f"{POLICIES}: the plan has the digest {plan.digest[:12]}, the search measured"
-            f" {row.digest[:12]}; the file was edited or made by another version: search again"
-        )
-    missing = [role for role in plan.model_schedule.roles if role not in environment.denoisers]
-    if missing:
-        raise InputError(f"environment.json names no denoiser for role {missing[0]!r}")
-    return PlanFile(
-        plan=plan,
-        digest=plan.digest,
-        denoisers={role: environment.denoisers[role] for role in plan.model_schedule.roles},
-        tokenizer=environment.tokenizer,
-        precision=environment.precision,
+    estimates = fresh.estimates.items()
+    return plan_file(
+        row.plan,
+        folder / POLICIES,
+        setting,
+        environment,
+        digest=row.digest,
+        pick=pick,
+        plans_evaluated=len(file.rows),
         measured={
-            **{name: _value(found, file) for name, found in fresh.estimates.items() if found.n},
-            "cost_share": _value(fresh.cost, file, f"{setting.cost}, of the reference's"),
+            **{name: measured_value(found, setting) for name, found in estimates if found.n},
+            "cost_share": measured_value(
+                fresh.cost, setting, f"{setting.cost}, of the reference's"
+            ),
         },
-        provenance={
-            "schedlab": schedlab.__version__,
-            "measured_with_schedlab": environment.schedlab,
-            "pick": pick,
+        about={
             "policy": row.curve.family,
             "task": setting.task,
-            "plans_evaluated": len(file.rows),
-            "search_seed": setting.seed,
-            "search_sequences": setting.num_sequences,
-            "fresh_seed": setting.fresh_seed,
-            "fresh_sequences": setting.fresh_sequences,
-            "prefix_length": setting.prefix_length,
-            "scorer": setting.scorer,
             "reference_plan": setting.reference,
-            "device": environment.device,
-            "platform": environment.platform,
-            "packages": [f"{name} {version}" for name, version in environment.packages.items()],
-            "search_file_sha256": sha256_file(folder / POLICIES),
         },
     )
 
@@ -102,14 +77,3 @@ def _within_budget(file: PolicyFile, saving: float) -> str:
     if index is None:
         raise InputError(f"no re-measured plan within the entropy band saves {saving:g}")
     return rows[index].digest
-
-
-def _value(estimate: Estimate, file: PolicyFile, note: str = "") -> MeasuredValue:
-    return MeasuredValue(
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        n=max(1, estimate.n),
-        seeds=[file.setting.fresh_seed],
-        note=note,
-    )

@@ -13,7 +13,8 @@ from schedlab.evaluation.evaluate import check_plan
 from schedlab.evaluation.lab import Lab
 from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics.control import wanted_labels
-from schedlab.metrics.stability import Examples, StabilitySummary, StabilityTrace
+from schedlab.metrics.stability import Examples, StabilityTrace
+from schedlab.metrics.stability_summary import StabilitySummary
 from schedlab.plan import Plan
 from schedlab.processes import time_grid
 from schedlab.results.control_file import ControlTrace, StepOfText

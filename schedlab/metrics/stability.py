@@ -35,136 +35,30 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sacrebleu.metrics.bleu import BLEU
+from numpy.typing import NDArray
 
 from schedlab.errors import InputError
-from schedlab.files import Record
 from schedlab.metrics.samples import FloatArray, IntArray
-from schedlab.results.bootstrap import (
-    DEFAULT_RESAMPLES,
-    Intervals,
-    bootstrap_mean,
-    bootstrap_ratio,
-    bootstrap_statistic,
+from schedlab.metrics.stability_summary import MANY_CHANGED, Resampling, StabilitySummary
+from schedlab.metrics.step_distances import (
+    KEY_TOKENS,
+    bleu_distance,
+    changed_keys,
+    confidence_drop,
+    hamming_distance,
+    key_positions,
 )
-from schedlab.results.estimate import Estimate
+from schedlab.results.bootstrap import DEFAULT_RESAMPLES, Intervals, bootstrap_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from schedlab.sampling.dense import DenseStep
 
-KEY_TOKENS = 5
-MANY_CHANGED = 3
-"""Key tokens that must change for a drop of confidence to count among `changed`."""
-
 DISTANCES = ("outputs", "input", "forgetting")
 BLEU_SUFFIX = "_bleu"
 KEY_CHANGE = "key_change"
 DROP = "drop"
-
-
-def hamming_distance(a_BG: ArrayLike, b_BG: ArrayLike) -> FloatArray:
-    """Share of positions that hold different tokens, in [0, 1], float64 (B,)."""
-    a_BG, b_BG = _paired(a_BG, b_BG)
-    return np.asarray((a_BG != b_BG).mean(axis=1))
-
-
-def bleu_distance(new_BG: ArrayLike, old_BG: ArrayLike) -> FloatArray:
-    """1 - BLEU-4 / 100 of each row against a reference, in [0, 1], float64 (B,).
-
-    Sentence BLEU by sacrebleu: token ids are words, exponential smoothing, effective order.
-
-    Args:
-        new_BG: tokens that are judged.
-        old_BG: the reference.
-    """
-    new_BG, old_BG = _paired(new_BG, old_BG)
-    bleu = BLEU(effective_order=True, tokenize="none")
-
-    def distance(new_G: IntArray, old_G: IntArray) -> float:
-        if np.array_equal(new_G, old_G):
-            return 0.0  # quick, and BLEU of equal texts is 100 up to rounding
-        score = bleu.sentence_score(_words(new_G), [_words(old_G)]).score
-        return min(1.0, max(0.0, 1.0 - score / 100.0))
-
-    return np.array([distance(new_G, old_G) for new_G, old_G in zip(new_BG, old_BG, strict=True)])
-
-
-def key_positions(norm_BG: ArrayLike, count: int = KEY_TOKENS) -> IntArray:
-    """Positions of the largest gradient norms, int64 (B, K), largest first, equal ones from left.
-
-    K is `count`, or G where there are fewer positions.
-    """
-    return np.argsort(-np.asarray(norm_BG), axis=1, kind="stable")[:, :count]
-
-
-def changed_keys(key_BK: ArrayLike, guided_BG: ArrayLike, next_BG: ArrayLike) -> IntArray:
-    """How many key tokens differ from those of the next step, int64 (B,), 0 to K.
-
-    Args:
-        key_BK: positions of the key tokens of a step.
-        guided_BG: likeliest tokens after its guidance.
-        next_BG: those of the next step before guidance.
-    """
-    guided_BG, next_BG = _paired(guided_BG, next_BG)
-    changed_BK = np.take_along_axis(guided_BG != next_BG, np.asarray(key_BK), axis=1)
-    return np.asarray(changed_BK.sum(axis=1))
-
-
-def confidence_drop(log_p_AB: ArrayLike, next_before_AB: ArrayLike) -> FloatArray:
-    """p(label) at a step minus p(label) at the next one, averaged over attributes, float64 (B,).
-
-    Args:
-        log_p_AB: log p of the labels before the last iteration of a step, see `Pull.log_p_AB`.
-        next_before_AB: before the first iteration of the next step, see `Pull.before_AB`.
-    """
-    drop_AB = np.exp(np.asarray(log_p_AB)) - np.exp(np.asarray(next_before_AB))
-    return np.asarray(drop_AB.mean(axis=0))
-
-
-class Drop(Record):
-    """Drop of confidence over some pairs of steps.
-
-    Args:
-        pairs: how many pairs of steps, over all sequences.
-        sequences: how many sequences have any.
-        drop: mean over pairs, -1 to 1, with sequences resampled whole; None where fewer than two
-            sequences have any.
-    """
-
-    pairs: int
-    sequences: int
-    drop: Estimate | None
-
-
-class StabilitySummary(Record):
-    """Figures of a run: means over pairs of steps and sequences, with intervals over sequences.
-
-    Args:
-        num_sequences, num_steps: S and T.
-        outputs, input: fluctuation in both readings, 0 to 1.
-        forgetting: update-forgetting, over guided steps; None without.
-        key_change: share of key tokens that changed; None without guided steps.
-        changed, others: drop of confidence where at least `MANY_CHANGED` key tokens changed, and
-            elsewhere.
-        difference: drop of `changed` minus that of `others`, on the same sequences.
-        outputs_bleu, input_bleu, forgetting_bleu: the distances by BLEU, if asked for.
-    """
-
-    num_sequences: int
-    num_steps: int
-    outputs: Estimate
-    input: Estimate
-    forgetting: Estimate | None
-    key_change: Estimate | None
-    changed: Drop
-    others: Drop
-    difference: Estimate | None
-    outputs_bleu: Estimate | None = None
-    input_bleu: Estimate | None = None
-    forgetting_bleu: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -302,7 +196,7 @@ class StabilityTrace:
         num_sequences, num_pairs = measures["outputs"].shape
         if num_pairs == 0:
             raise InputError("stability needs at least 2 steps, got 1")
-        of = _Resampling(resamples, seed)
+        of = Resampling(resamples, seed)
         many_SP, drop_SP = self.many_changed(), measures[DROP]
         optional = {
             name: of.mean_if_any(measures.get(name))
@@ -458,65 +352,6 @@ class _Seen:
         return cls(
             generated(step.input_BL), generated(step.output_BL), generated(step.guided_BL), pull
         )
-
-
-@dataclass(frozen=True)
-class _Resampling:
-    """Estimates with intervals over sequences."""
-
-    resamples: int
-    seed: int
-
-    def mean(self, values_SP: FloatArray) -> Estimate:
-        """Over the pairs of steps that have the measure, of which there must be one."""
-        mean_S = values_SP[:, ~np.isnan(values_SP[0])].mean(axis=1)
-        return bootstrap_mean(mean_S, resamples=self.resamples, seed=self.seed).estimate()
-
-    def mean_if_any(self, values_SP: FloatArray | None) -> Estimate | None:
-        """None where no pair has the measure."""
-        if values_SP is None or np.isnan(values_SP[0]).all():
-            return None
-        return self.mean(values_SP)
-
-    def drop(self, drop_SP: FloatArray, chosen_SP: NDArray[np.bool_]) -> Drop:
-        """Over chosen pairs."""
-        sum_S, count_S = _sums(drop_SP, chosen_SP)
-        sequences, found = int((count_S > 0).sum()), None
-        if sequences >= 2:
-            ratio = bootstrap_ratio(sum_S, count_S, resamples=self.resamples, seed=self.seed)
-            found = ratio.estimate()
-        return Drop(pairs=int(count_S.sum()), sequences=sequences, drop=found)
-
-    def difference(self, drop_SP: FloatArray, many_SP: NDArray[np.bool_]) -> Estimate | None:
-        """Of the drops of chosen pairs and of others; None where one of them has no interval."""
-        sums = (*_sums(drop_SP, many_SP), *_sums(drop_SP, ~many_SP))
-        if min((sums[1] > 0).sum(), (sums[3] > 0).sum()) < 2:
-            return None
-
-        def statistic(a: FloatArray, n: FloatArray, b: FloatArray, m: FloatArray) -> FloatArray:
-            return a / n - b / m
-
-        found = bootstrap_statistic(statistic, *sums, resamples=self.resamples, seed=self.seed)
-        return found.estimate()
-
-
-def _sums(drop_SP: FloatArray, chosen_SP: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """Of every sequence, over chosen pairs: the sum of drops and how many there are, (S,) each."""
-    chosen_SP = chosen_SP & ~np.isnan(drop_SP)
-    return np.where(chosen_SP, drop_SP, 0.0).sum(axis=1), chosen_SP.sum(axis=1).astype(np.float64)
-
-
-def _paired(a_BG: ArrayLike, b_BG: ArrayLike) -> tuple[NDArray, NDArray]:
-    a, b = np.asarray(a_BG), np.asarray(b_BG)
-    if a.ndim != 2 or a.shape != b.shape or a.shape[1] == 0:
-        raise InputError(
-            f"tokens to compare must be (B, G) alike with G > 0, got {a.shape} and {b.shape}"
-        )
-    return a, b
-
-
-def _words(tokens_G: IntArray) -> str:
-    return " ".join(map(str, tokens_G.tolist()))
 
 
 def _array(found: Tensor) -> NDArray:

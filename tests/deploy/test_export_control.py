@@ -12,7 +12,7 @@ import synthetic_control
 import synthetic_run
 
 from schedlab.deploy import export
-from schedlab.deploy.export_control import guides_of
+from schedlab.deploy.picked import guides_of
 from schedlab.errors import InputError
 from schedlab.files import sha256_file
 from schedlab.plan import FileRef, ModelSchedule, Plan, PlanFile

@@ -18,10 +18,9 @@ from sacrebleu.metrics.bleu import BLEU
 from schedlab.classifiers import ClassifierConfig, TextClassifier
 from schedlab.denoisers.simplex_transformer import SimplexTransformer, SimplexTransformerConfig
 from schedlab.errors import InputError
-from schedlab.metrics.stability import (
-    Examples,
-    StabilitySummary,
-    StabilityTrace,
+from schedlab.metrics.stability import Examples, StabilityTrace
+from schedlab.metrics.stability_summary import StabilitySummary
+from schedlab.metrics.step_distances import (
     bleu_distance,
     changed_keys,
     confidence_drop,
