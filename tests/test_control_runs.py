@@ -6,11 +6,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from control_world import (
     write_corpus,
     write_models,
 )
+from killed import killed_when
 from tiny_world import write_job
 from typer.testing import CliRunner, Result
 
@@ -241,28 +240,6 @@ def test_a_finished_search_is_left_alone_and_more_trials_keep_what_is_there(
     assert without_times(run / "control.json") == without_times(finished / "control.json")
 
 
-def killed_when(words: Sequence[object], ready: Callable[[], bool]) -> None:
-    """Run a command in a process of its own and SIGKILL it as soon as `ready()`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "schedlab", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
-            assert time.monotonic() < deadline, "it never got so far"
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 def test_a_search_killed_while_proposing_ends_as_if_it_had_not_been(
     models: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -270,7 +247,9 @@ def test_a_search_killed_while_proposing_ends_as_if_it_had_not_been(
     job = write_job(control_job(models, run), tmp_path / "job.toml")
     swept = NUM_BLOCKS * (1 + 4)
     # The sweeps, a proposal and a part of the next: it was asked for and never told.
-    killed_when(("search", job), lambda: len(evaluations(run)) >= swept + NUM_BLOCKS + 1)
+    killed_when(
+        ("-m", "schedlab", "search", job), lambda: len(evaluations(run)) >= swept + NUM_BLOCKS + 1
+    )
     first = evaluations(run)
     assert not status(run).complete and status(run).process is None
     assert not (run / "control.json").exists() and (run / "optuna.db").exists()

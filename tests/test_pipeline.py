@@ -34,6 +34,7 @@ from schedlab.results.search_file import SearchFile
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from killed import killed_when
 from tiny_world import tiny_job, write_corpus, write_job, write_models
 
 TRIALS = {"trials": 3, "sampler": "tpe", "roles": ["L", "M"]}
@@ -114,26 +115,6 @@ RUN_SEARCH = "import sys; from schedlab.pipeline import run_search; run_search(s
 RESUME = "import sys; from schedlab.pipeline import resume; resume(sys.argv[1])"
 
 
-def killed_when(code: str, argument: Path, ready: Any, *more: str) -> None:
-    """Run `code` in a process of its own and SIGKILL it as soon as `ready()`."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(argument), *more],
-        env=environment,
-        cwd=Path(__file__).parents[1],
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert process.poll() is None, process.stderr.read().decode()
-            assert time.monotonic() < deadline, "it never got so far"
-            time.sleep(0.001)
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def test_a_search_killed_twice_loses_no_finished_evaluation_and_repeats_none(
     world: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -141,11 +122,11 @@ def test_a_search_killed_twice_loses_no_finished_evaluation_and_repeats_none(
     job = search_job(world)
     job = job.model_copy(update={"output": job.output.model_copy(update={"folder": str(run)})})
     path = write_job(job, tmp_path / "job.toml")
-    killed_when(RUN_SEARCH, path, lambda: run.exists() and len(evaluations(run)) >= 5)
+    killed_when(("-c", RUN_SEARCH, path), lambda: run.exists() and len(evaluations(run)) >= 5)
     first = evaluations(run)
     assert 5 <= len(first) < len(evaluations(finished))
     assert not status(run).complete and status(run).process is None
-    killed_when(RESUME, run, lambda: len(evaluations(run)) >= len(first) + 8)
+    killed_when(("-c", RESUME, run), lambda: len(evaluations(run)) >= len(first) + 8)
     second = evaluations(run)
     resume(run)
     last = evaluations(run)
@@ -405,7 +386,7 @@ def test_workers_die_with_a_killed_coordinator(world: Path, tmp_path: Path) -> N
     code = (
         "import sys; from schedlab.pipeline import run_search;run_search(sys.argv[1], sys.argv[2])"
     )
-    killed_when(code, path, lambda: run.exists() and len(evaluations(run)) >= 3, str(run))
+    killed_when(("-c", code, path, run), lambda: run.exists() and len(evaluations(run)) >= 3)
     time.sleep(1.0)
     after = evaluations(run)
     time.sleep(1.0)

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from killed import killed_when
 from policy_world import policies_job, write_sudoku_models
 from tiny_world import tiny_job, write_job
 
@@ -136,28 +132,6 @@ def test_a_finished_search_is_left_alone_and_more_trials_keep_what_is_there(
     assert without_times(run / "policies.json") == without_times(finished / "policies.json")
 
 
-def killed_when(words: Sequence[object], ready: Callable[[], bool]) -> None:
-    """Run a command in a process of its own and SIGKILL it as soon as `ready()`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "schedlab", *map(str, words)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not ready():
-            assert process.poll() is None, process.stderr and process.stderr.read().decode()
-            assert time.monotonic() < deadline, "it never got so far"
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.kill()
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 def test_a_search_killed_while_tuning_ends_as_if_it_had_not_been(
     models: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -166,7 +140,10 @@ def test_a_search_killed_while_tuning_ends_as_if_it_had_not_been(
     file = PolicyFile.read(finished / "policies.json")
     swept = NUM_BLOCKS * sum(not row.curve.tuned for row in file.rows)
     # The seeds and a part of a proposal are measured: it was asked for and never told.
-    killed_when(("search", job), lambda: len(evaluations(run)) >= swept + 2 * NUM_BLOCKS + 1)
+    killed_when(
+        ("-m", "schedlab", "search", job),
+        lambda: len(evaluations(run)) >= swept + 2 * NUM_BLOCKS + 1,
+    )
     first = evaluations(run)
     assert not status(run).complete and status(run).process is None
     assert not (run / "policies.json").exists() and (run / "optuna-stdd-0.db").exists()
