@@ -40,6 +40,8 @@ from schedlab.plan.policy_space import POLICY_SPACES
 from schedlab.plan.task_config import TaskConfig
 from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
 
+MODIFIERS = ("integer", "monotonic", "warm_up", "token_time")
+"""Parameters that all allocation policies have and that say nothing of their rule."""
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Many = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -282,9 +284,11 @@ class ControlConfig(Record):
         scales, smooth: ranges of lambda (on a log scale) and alpha_smooth.
         iterations, steps, decays, starts, ends: values that are looked at; steps default to
             `[plan]`'s.
+        interval, contrast, last_step: of guidance, the same for all plans.
         names: allocation policies; `signals`, `pooled`: of those that read one.
         schedules: model schedules, as roles of equal parts; heavy by default.
-        points: values of lambda in the sweeps that a search begins with, one per policy.
+        points: values of lambda in the sweeps that a search begins with, one per policy and way to
+            pool it.
         trials: proposals beyond them.
         sampler: Optuna's; `auto` is the Gaussian process up to 300 trials.
         most_fresh: plans of the front that are measured again, with all sweeps.
@@ -315,6 +319,9 @@ class ControlConfig(Record):
     ]
     starts: Annotated[list[Unit], Field(min_length=1)] = [1.0]
     ends: Annotated[list[Unit], Field(min_length=1)] = [0.0]
+    interval: Count = 1
+    contrast: bool = False
+    last_step: bool = False
     names: Annotated[list[PolicyName], Field(min_length=1)] = ["tta_constant", "tta_adaptive"]
     signals: Annotated[
         list[Literal["gradient", "entropy", "margin", "change", "ablation"]], Field(min_length=1)
@@ -520,6 +527,19 @@ class Job(Record):
         if self.plan.guidance is not None:
             raise InputError(
                 "plan.guidance: what [control] searches for; the reference is unguided"
+            )
+        policy = self.plan.policy
+        if policy.name not in ("ancestral", "tta_constant") or not (
+            set(policy.parameters) <= set(MODIFIERS)
+        ):
+            raise InputError(
+                f"plan.policy {policy}: where there is a [control] table it is of the unguided"
+                f" reference; leave it out, or name tta_constant with {', '.join(MODIFIERS)}"
+            )
+        if not table.last_step and 1 in (table.steps or [self.plan.num_steps]):
+            raise InputError(
+                "control: the last step is not guided, so one step guides nothing; set"
+                " control.last_step, or take more steps"
             )
         for attribute in table.attributes:
             if attribute.classifier not in self.lab.classifiers:

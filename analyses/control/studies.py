@@ -62,21 +62,27 @@ def curves(options: argparse.Namespace) -> None:
 
 
 def allocation(options: argparse.Namespace) -> None:
-    """Every rule at equal lambda, steps and iterations, against constant and the matched ones."""
-    rules: dict[str, tuple[str, dict[str, Any]]] = {
-        "constant": ("tta_constant", {}),
+    """Every rule at equal lambda, steps and iterations, against constant and against its own
+    noise-matched constants."""
+    own: dict[str, tuple[str, dict[str, Any]]] = {
         "adaptive": ("tta_adaptive", {}),
-        "adaptive, mean t": ("tta_adaptive", {"pooled": "t"}),
-        "adaptive, mean alpha": ("tta_adaptive", {"pooled": "alpha"}),
         "adaptive, smooth 0": ("tta_adaptive", {"smooth": 0.0}),
-        "adaptive, smooth 0, mean t": ("tta_adaptive", {"smooth": 0.0, "pooled": "t"}),
-        "adaptive, smooth 0, mean alpha": ("tta_adaptive", {"smooth": 0.0, "pooled": "alpha"}),
         "linear": ("tta_linear", {}),
         "backward linear": ("tta_backward", {}),
         "random": ("tta_random", {}),
+        "top 20 %": ("tta_top_k", {}),
+    }
+    # Rules that treat all tokens alike are their own noise-matched constants.
+    rules = {
+        "constant": ("tta_constant", {}),
         "fixed at 0": ("tta_fixed", {}),
         "scaled by 0.8": ("tta_scaled", {"factor": 0.8}),
-        "top 20 %": ("tta_top_k", {}),
+        **own,
+        **{
+            f"{name}, mean {how}": (policy, parameters | {"pooled": how})
+            for name, (policy, parameters) in own.items()
+            for how in ("t", "alpha")
+        },
     }
     found: dict[str, Any] = {}
     for scale in options.lambdas:
@@ -89,14 +95,12 @@ def allocation(options: argparse.Namespace) -> None:
         found |= common.measured(
             plans, common.lab_of(), number=options.number, store=options.store
         )
-    against = ("constant", "adaptive, mean t", "adaptive, mean alpha")
     pairs = {}
     for scale in options.lambdas:
         for name in rules:
-            for other in against:
-                key = f"{name} minus {other}, lambda {scale:g}"
-                if name != other:
-                    pairs[key] = _differences(
+            for other in ("constant", f"{name}, mean t", f"{name}, mean alpha"):
+                if name != other and other in rules:
+                    pairs[f"{name} minus {other}, lambda {scale:g}"] = _differences(
                         found[f"{name}, lambda {scale:g}"], found[f"{other}, lambda {scale:g}"]
                     )
     common.write("allocation",

@@ -63,7 +63,7 @@ def main() -> None:
             store=Store(options.store), prompts=prompts,
         )  # fmt: skip
         judge = lab.judges["judge"]
-        log_p_SC = label_log_probs(judge, measured.tokens_SL.astype(np.int64))
+        log_p_SC = label_log_probs(judge, measured.tokens_SL[:, GIVEN:].astype(np.int64))
         toxic_S = np.exp(log_p_SC[:, judge.labels.index("toxic")])
         scored = toxicity(toxic_S.reshape(len(kept), options.samples))
         found[name] = {

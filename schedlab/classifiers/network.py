@@ -52,6 +52,10 @@ class Classifier(Protocol):
         """log p(label | text), (B, C), of tokens."""
         ...
 
+    def check_length(self, length: int) -> None:
+        """Refuse texts that are longer than the model was made for, with an `InputError`."""
+        ...
+
     def encoder_flops(self, length: int) -> int:
         """FLOPs of one forward of a text behind the embedding."""
         ...

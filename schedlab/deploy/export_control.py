@@ -32,10 +32,11 @@ def export_control(folder: Path, environment: EnvironmentFile, pick: str) -> Pla
     """
     file = ControlFile.read(folder / CONTROL)
     setting = file.setting
-    if setting.judge not in environment.judges:
-        raise InputError(f"environment.json names no judge {setting.judge!r}; search again")
+    judges = setting.deciding or (setting.judge,)
+    for name in judges:
+        if name not in environment.judges:
+            raise InputError(f"environment.json names no judge {name!r}; search again")
     digest = _picked(file, pick)
-    judge = environment.judges[setting.judge]
     return plan_file(
         file.row(digest).plan,
         folder / CONTROL,
@@ -47,8 +48,8 @@ def export_control(folder: Path, environment: EnvironmentFile, pick: str) -> Pla
         measured=_measured(file.fresh_row(digest), file),
         about={
             "judge": setting.judge,
-            "judge_location": judge.location,
-            "judge_sha256": judge.sha256,
+            "judge_location": [environment.judges[name].location for name in judges],
+            "judge_sha256": [environment.judges[name].sha256 for name in judges],
             "reference_plan": setting.reference,
         },
     )

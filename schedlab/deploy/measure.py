@@ -64,6 +64,7 @@ def measure_plan(
         scorer=None,
         precision=file.precision,
         device=player.device,
+        guides=player.guides,
     )
     (found,) = evaluate(
         [player.plan],

@@ -7,9 +7,10 @@ neither on the batch nor on which other plans are asked for, since all randomnes
 networks are called in one shape (`schedlab.sampling.forwards`).
 
 `seconds`: what a plan costs when it is run by itself: its forwards, times the mean wall time of a
-forward of each denoiser here so far (head and draw included, scoring left out). Forwards that
-plans share count in every one of them, so the sum over plans exceeds the time spent. One price for
-all sequences: intervals of `seconds` cover how many forwards there are, not how long one takes.
+forward of each denoiser here so far (head and draw included, scoring left out); of plans that
+predict at every step, in this block. Forwards that plans share count in every one of them, so the
+sum over plans exceeds the time spent. Sequences of a block share one price: intervals of `seconds`
+over sequences cover how many forwards there are, not how long one takes.
 
 Legend: B sequences, L positions, P prefix positions, S sequences of a block, U different texts.
 """
@@ -28,8 +29,8 @@ from schedlab.evaluation.lab import NO_SCORER, Lab
 from schedlab.evaluation.prefix_tree import steps_to_run
 from schedlab.evaluation.prompts import Given, HeldOut, Prompts
 from schedlab.metrics import Samples, compute_all, metric_names, metric_versions
-from schedlab.metrics.control import CONTROL_VERSION, control_scores
-from schedlab.metrics.cost import expected_cost, role_costs, usage_names
+from schedlab.metrics.control import CONTROL_VERSION, control_scores, known_attributes
+from schedlab.metrics.cost import expected_cost, role_costs
 from schedlab.metrics.duel import check_has_likelihood, has_random_order, scored
 from schedlab.metrics.samples import FloatArray
 from schedlab.plan import Plan, families_of
@@ -40,6 +41,8 @@ from schedlab.results.record import BlockRecord, Identity, RoleUsage
 from schedlab.results.seed_block import SeedBlock
 from schedlab.results.store import Store
 from schedlab.sampling import Sampled, SequenceIds, Work, check_dense, check_roles, sample_plans
+from schedlab.sampling.dense import usage_names
+from schedlab.sampling.guidance import check_guides
 from schedlab.tasks import Task
 
 ACCURACY = "accuracy"
@@ -229,6 +232,7 @@ def _run_group(
     first_of = np.cumsum([0, *(block.size for block in blocks)])
     num_families = len(families_of(plans))
     stored, before = 0, sum(work.forwards.values())
+    priced = work.copy()
     # At most: states that turn out equal save the rest, and progress jumps at the end.
     most = len(block_B) * _forwards_per_sequence(plans, lab, prompts)
 
@@ -247,7 +251,10 @@ def _run_group(
         if len(found_of[number]) == blocks[number].size * num_families:
             own = sorted(found_of.pop(number), key=lambda one: (one.sequence, one.plans))
             block, first = blocks[number], int(first_of[number])
-            yield from _records(plans, block, first, own, work, identities, lab, prompts)
+            # Plans of the event sampler share forwards, and blocks are finished out of turn.
+            prices = _prices(work, since=priced if plans[0].is_dense else None)
+            priced = work.copy()
+            yield from _records(plans, block, first, own, prices, identities, lab, prompts)
             stored += len(plans)
 
 
@@ -289,7 +296,7 @@ def _records(
     block: SeedBlock,
     first: int,
     found: Sequence[Sampled],
-    work: Work,
+    seconds: Mapping[str, float],
     identities: Mapping[tuple[Plan, SeedBlock], Identity],
     lab: Lab,
     prompts: Prompts | None,
@@ -320,7 +327,6 @@ def _records(
     )
     right_U = _right(samples, [one.sequence - first for one in found for _ in one.tokens_UL],
                      block, prompts)  # fmt: skip
-    seconds = _prices(work)
     names = _metric_names(lab, prompts)
     for n, measured in enumerate(compute_all(samples, text_NS, names)):
         own = usage_names(plans[n])
@@ -328,7 +334,12 @@ def _records(
         if (guidance := plans[n].guidance) is not None:
             number_S = np.arange(block.first, block.first + block.size)
             scores |= control_scores(
-                guidance, lab.guides, lab.judges, tokens_UL, text_NS[n], number_S
+                guidance,
+                lab.guides,
+                lab.judges,
+                tokens_UL[:, prefix_length:],
+                text_NS[n],
+                number_S,
             )
         yield BlockRecord(
             identity=identities[plans[n], block],
@@ -366,9 +377,16 @@ def _right(
     )
 
 
-def _prices(work: Work) -> dict[str, float]:
-    """Mean seconds of a forward, by role."""
-    return {role: work.seconds[role] / work.forwards[role] for role in work.forwards}
+def _prices(work: Work, since: Work | None = None) -> dict[str, float]:
+    """Mean seconds of a forward, by role; of what was done since, if there was any."""
+    prices = {}
+    for role, forwards in work.forwards.items():
+        seconds = work.seconds[role]
+        if since is not None and forwards > since.forwards.get(role, 0):
+            forwards -= since.forwards.get(role, 0)
+            seconds -= since.seconds.get(role, 0.0)
+        prices[role] = seconds / forwards
+    return prices
 
 
 def _likelihoods(
@@ -494,6 +512,12 @@ def check_plan(plan: Plan, lab: Lab, prompts: Given | None) -> None:
             f"a plan's length must be at most the {lab.max_length} that the denoisers were"
             f" trained for, got {plan.length}; lower length"
         )
+    if plan.guidance is not None:
+        check_guides(plan.guidance, lab.guides)
+        prefix_length = prompts.prefix_length if prompts is not None else 0
+        for judge in lab.judges.values():
+            if known_attributes(plan.guidance, lab.guides, judge):
+                judge.check_length(plan.length - prefix_length)
     if isinstance(prompts, HeldOut):
         if not has_random_order(plan):
             check_has_likelihood(plan)

@@ -108,10 +108,8 @@ def _label(plan: Plan, block: SeedBlock, lab: Lab) -> str:
     if plan.guidance is None:
         return ""
     number_S = np.array([block.first])
-    return ", ".join(
-        wanted_labels(one, lab.guides[one.classifier].labels, number_S)[0]
-        for one in plan.guidance.attributes
-    )
+    labels = [lab.guides[one.classifier].labels for one in plan.guidance.attributes]
+    return ", ".join(own[0] for own in wanted_labels(plan.guidance, labels, number_S))
 
 
 def _example(

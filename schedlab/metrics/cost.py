@@ -22,6 +22,7 @@ from schedlab.policies import (
     ALLOCATION_POLICIES,
     COMMIT_POLICIES,
     REMASK_POLICIES,
+    allocation_policy,
     commit_policy,
     remask_policy,
 )
@@ -29,16 +30,10 @@ from schedlab.policies.remdm import RemaskView
 from schedlab.processes import alpha, time_grid
 from schedlab.results.plan_cost import PlanCost
 from schedlab.results.record import RoleCost
-from schedlab.sampling.dense import GUIDANCE
+from schedlab.sampling.dense import ABLATION, GUIDANCE, usage_names
 from schedlab.sampling.guidance import Steering
 
 FloatArray = NDArray[np.float64]
-
-
-def usage_names(plan: Plan) -> tuple[str, ...]:
-    """What a plan's requests are counted under: its roles, and its guides."""
-    guided = plan.guidance is not None
-    return (*plan.model_schedule.roles, *((GUIDANCE,) if guided else ()))
 
 
 def role_costs(
@@ -51,7 +46,8 @@ def role_costs(
     """Price of a request to each denoiser that the plan uses, behind so many given positions; with
     the shadows of policies that have them a request is of a sequence longer by a block.
 
-    A pass of guides, the mean over a plan's attributes, is a head position of `guidance`.
+    A pass of guides, the mean over a plan's attributes, is a head position of `guidance`, and a
+    forward of them without a token one of `ablation`.
     """
     length, costs = plan.length, {}
     if plan.policy.name in COMMIT_POLICIES:
@@ -71,6 +67,11 @@ def role_costs(
         costs[GUIDANCE] = RoleCost(
             num_blocks=0, block_flops=0, head_flops=round(sum(each) / len(each))
         )
+        if ABLATION in usage_names(plan):
+            alone = [(guides or {})[name].encoder_flops(plan.length) for name in named]
+            costs[ABLATION] = RoleCost(
+                num_blocks=0, block_flops=0, head_flops=round(sum(alone) / len(alone))
+            )
     return costs
 
 
@@ -127,7 +128,13 @@ def _guidance_flops(plan: Plan, costs: Mapping[str, RoleCost]) -> int:
     steering = Steering(plan.guidance, {})
     guided = sum(steering.is_on(k, grid[:-1]) for k in range(plan.num_steps))
     passes = guided * plan.guidance.iterations * len(plan.guidance.attributes)
-    return passes * costs[GUIDANCE].head_flops
+    total = passes * costs[GUIDANCE].head_flops
+    if ABLATION in costs:
+        policy = allocation_policy(plan.policy.name, plan.policy.parameters)
+        read = sum(not policy.is_warming_up(k, plan.num_steps) for k in range(plan.num_steps - 1))
+        forwards = read * (plan.length + 1) * len(plan.guidance.attributes)
+        total += forwards * costs[ABLATION].head_flops
+    return total
 
 
 def _every_step(plan: Plan, num_free: int) -> tuple[FloatArray, FloatArray]:

@@ -12,7 +12,8 @@ All is measured between a step k and the next one, over generated positions only
   guidance of step k differs from that of step k + 1 before guidance, F = dist(x^guided_k, x_{k+1})
   [2]. It counts positions that guidance left alone too: compare it with `outputs`.
 - Key tokens of a guided step: the five generated positions with the largest gradient norm of the
-  guides, from the last iteration; of them those that changed as in F.
+  guides, from the last iteration, of those that have a prediction (of revealed ones of the masked
+  process only where there are fewer); of them those that changed as in F.
 - Drop of confidence, of guided steps k that a guided step follows: p(label) before the last
   iteration of step k minus p(label) before the first one of step k + 1. What the last iteration
   itself gained is not known to either, so the drop is that of an iteration less; with a single
@@ -158,10 +159,15 @@ class StabilityTrace:
         return np.concatenate([batch.many_changed() for batch in self._finished()])
 
     def mean_levels(self) -> FloatArray:
-        """Mean t_i over sequences, float64 (T, L), NaN at given positions."""
-        batches = self._finished()
-        sum_TL = np.sum([np.stack(batch.level_sums) for batch in batches], axis=0)
-        return sum_TL / sum(batch.rows for batch in batches)
+        """Mean t_i over the sequences that have a prediction there, or over all where none has,
+        float64 (T, L), NaN at given positions."""
+        parts = [np.stack(batch.levels) for batch in self._finished()]
+        found_T4L = np.sum(parts, axis=0)
+        open_TL, number_TL, all_TL, every_TL = np.moveaxis(found_T4L, 1, 0)
+        some_TL = number_TL > 0
+        mean_TL = np.where(some_TL, open_TL, all_TL) / np.where(some_TL, number_TL, every_TL)
+        mean_TL[:, : self.given] = np.nan
+        return np.asarray(mean_TL)
 
     def kept_examples(self) -> Examples:
         """The first few sequences."""
@@ -239,7 +245,7 @@ class _Batch:
     last: _Seen | None = None
     pairs: list[dict[str, FloatArray]] = field(default_factory=list)
     counts: list[IntArray] = field(default_factory=list)
-    level_sums: list[FloatArray] = field(default_factory=list)
+    levels: list[FloatArray] = field(default_factory=list)
     kept: list[dict[str, NDArray]] = field(default_factory=list)
 
     def add(self, step: DenseStep) -> None:
@@ -253,9 +259,11 @@ class _Batch:
         if self.last is not None:
             self.pairs.append(self._pair(self.last, seen))
         self.last = seen
-        levels_BL = _array(step.levels_BL[rows]).astype(np.float64)  # a copy
-        levels_BL[:, : self.given] = np.nan
-        self.level_sums.append(levels_BL.sum(axis=0))
+        open_BL = _array(step.open_BL[rows])
+        levels_BL = _array(step.levels_BL[rows]).astype(np.float64)
+        everywhere_BL = np.ones_like(levels_BL)
+        sums = (levels_BL * open_BL, open_BL, levels_BL, everywhere_BL)
+        self.levels.append(np.stack([values_BL.sum(axis=0) for values_BL in sums]))
         self.kept.append(self._example(step, seen))
 
     def _pair(self, one: _Seen, other: _Seen) -> dict[str, FloatArray]:
@@ -344,8 +352,9 @@ class _Seen:
 
         pull = None
         if step.pull is not None:
+            norm_BG = np.where(generated(step.open_BL), generated(step.pull.norm_BL), -1.0)
             pull = _Pulled(
-                key_positions(generated(step.pull.norm_BL)),
+                key_positions(norm_BG),
                 _array(step.pull.before_AB[:, rows]),
                 _array(step.pull.log_p_AB[:, rows]),
             )

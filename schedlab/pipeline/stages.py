@@ -278,6 +278,7 @@ def control_stage(run: Run) -> None:
             evaluator,
             ControlContext(
                 labels={name: guide.labels for name, guide in lab.guides.items()},
+                judges={name: judge.labels for name, judge in lab.judges.items()},
                 prefix_length=prompts.prefix_length if prompts is not None else 0,
                 scorer=lab.scorer_name,
                 precision=lab.precision,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -9,7 +10,8 @@ from pydantic import Field
 from schedlab.files import Record
 
 EACH: Final = "each"
-"""As a label: every label in turn, by the sequence's number."""
+"""As a label: every label in turn, by the sequence's number; of several such attributes every
+combination in turn."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 
@@ -20,7 +22,8 @@ class Attribute(Record):
     Args:
         classifier: the guide, by its name in the lab.
         label: one of its labels, or `each`.
-        weight: of its gradient among those of all attributes.
+        weight: of its gradient among those of all attributes; at 0 it is judged and not pulled at,
+            below 0 texts are steered away from it.
     """
 
     classifier: Name
@@ -61,3 +64,19 @@ class Guidance(Record):
         """There is a time to guide in."""
         if self.end > self.start:
             raise ValueError(f"end must be at most start, got {self.end} and {self.start}")
+
+
+def strides_in_turn(
+    attributes: Sequence[Attribute], num_labels: Sequence[int]
+) -> list[int | None]:
+    """How many sequences one after the other get the same label, by attribute: sequence n gets
+    label n // stride % num. None where the label is named.
+
+    The first attribute that asks for `each` turns fastest, the next one whenever that is through.
+    """
+    found: list[int | None] = []
+    stride = 1
+    for attribute, num in zip(attributes, num_labels, strict=True):
+        found.append(stride if attribute.label == EACH else None)
+        stride *= num if attribute.label == EACH else 1
+    return found

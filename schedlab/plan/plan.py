@@ -166,7 +166,8 @@ class Plan(Record):
         """Whether every step predicts all positions: guidance, clocks of tokens, processes in
         which every position moves. Others go through samplers that save forwards."""
         clocks = self.policy.name.startswith("tta_")
-        return self.process != "masked" or clocks or self.guidance is not None
+        guided = self.guidance is not None and self.guidance.iterations > 0
+        return self.process != "masked" or clocks or guided
 
     @property
     def num_steps(self) -> int:

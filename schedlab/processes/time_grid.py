@@ -24,9 +24,9 @@ def tess_grid(num_steps: int) -> Tensor:
     The grid of TESS's and TTA's code [C], for the simplex process: the noise of the prior is taken
     for level (T - 1)/T, and the last call reads what the one before drew, without noise.
     """
-    levels_T1 = torch.arange(num_steps - 1, -2, -1, dtype=torch.float64) / num_steps
     if num_steps < 1:
         raise InputError(f"number of steps must be >= 1, got {num_steps}")
+    levels_T1 = torch.arange(num_steps - 1, -2, -1, dtype=torch.float64) / num_steps
     return levels_T1.clamp(min=0.0)
 
 

@@ -35,8 +35,11 @@ class ControlSetting(Record):
     labels: Annotated[
         list[tuple[str, ...]], Field(description="those asked for in turn, per attribute")
     ]
-    judge: str
-    judges: tuple[str, ...]
+    judge: Annotated[str, Field(description="whose verdict control is; several joined by 'and'")]
+    deciding: Annotated[
+        tuple[str, ...], Field(description="the judges of it, who must all agree")
+    ] = ()
+    judges: Annotated[tuple[str, ...], Field(description="all of the lab")]
     objectives: tuple[str, ...]
     cost: Literal["seconds", "flops_total", "forwards"]
     constraints: Annotated[
@@ -87,7 +90,8 @@ class ControlRow(Record):
 
 
 class FreshControlRow(Record):
-    """A plan measured again, on sequences that no choice depended on.
+    """A plan measured again, on sequences of which no choice depended but this: picks hold all
+    constraints there, too.
 
     Args:
         control: accuracy by the judge.

@@ -35,6 +35,12 @@ class Chain(Protocol):
     free_BL: Tensor
     tokens_BL: Tensor
 
+    @property
+    def keeps_lowest(self) -> bool:
+        """Whether the lowest level that a token was noised to counts: nothing that is known of it
+        is lost again."""
+        ...
+
     def predict(self, denoiser: Denoiser, t: float, t_BL: Tensor | None) -> tuple[Tensor, At]:
         """Logits, float32 (N, V), and where: rows and positions.
 
@@ -109,6 +115,8 @@ class SimplexChain(_Common):
     X_BLV: Tensor
     previous_BLV: Tensor | None = None
 
+    keeps_lowest = False
+
     @classmethod
     def begin(cls, common: _Common, process: SimplexProcess) -> SimplexChain:
         """Noise alone."""
@@ -164,6 +172,8 @@ class MaskedChain(_Common):
     process: MaskedProcess
     reveal_uniform_BL: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    keeps_lowest = True
+
     @classmethod
     def begin(cls, common: _Common, process: MaskedProcess) -> MaskedChain:
         """All masks."""
@@ -210,6 +220,8 @@ class UniformChain(_Common):
     process: UniformProcess
     clock_BL: Tensor = field(default_factory=lambda: torch.empty(0))
     prediction: str = "leave_one_out"
+
+    keeps_lowest = True
 
     @classmethod
     def begin(cls, common: _Common, process: UniformProcess) -> UniformChain:

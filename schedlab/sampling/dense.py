@@ -36,6 +36,8 @@ from schedlab.sampling.signals import Signals, check_signal
 GUIDANCE = "guidance"
 """What guides are asked for is counted under this name, as head positions: passes forward and
 back."""
+ABLATION = "ablation"
+"""And their forwards for the signal of that name."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class DenseStep:
         output_BL: likeliest tokens before guidance; where there is no prediction, the tokens.
         guided_BL: after guidance.
         drawn_BL: tokens that the step ended with.
-        levels_BL: t_i, float64.
+        levels_BL: t_i, float64: a step above what tokens were noised to.
+        open_BL: positions with a prediction.
         signal_BL: what the policy read.
         pull: of the guides, at guided steps.
     """
@@ -60,11 +63,22 @@ class DenseStep:
     guided_BL: Tensor
     drawn_BL: Tensor
     levels_BL: Tensor
+    open_BL: Tensor
     signal_BL: Tensor
     pull: Pull | None
 
 
 Trace = Callable[[DenseStep], None]
+
+
+def usage_names(plan: Plan) -> tuple[str, ...]:
+    """What a plan's requests are counted under: its roles, and what its guides are asked for."""
+    names = plan.model_schedule.roles
+    if plan.guidance is not None:
+        names = (*names, GUIDANCE)
+    if plan.policy.parameters.get("signal") == "ablation":
+        names = (*names, ABLATION)
+    return names
 
 
 def check_dense(plan: Plan, guides: Mapping[str, Classifier]) -> Allocation:
@@ -82,6 +96,9 @@ def check_dense(plan: Plan, guides: Mapping[str, Classifier]) -> Allocation:
         )
     policy = allocation_policy(name, plan.policy.parameters)
     check_guides(plan.guidance, guides)
+    if plan.guidance is not None:
+        for attribute in plan.guidance.attributes:
+            guides[attribute.classifier].check_length(plan.length)
     check_signal(policy.reads, plan.guidance, say=lambda why: f"policy {name!r}: {why}")
     return policy
 
@@ -117,10 +134,10 @@ def sample_dense(
     steering = None if plan.guidance is None else Steering(plan.guidance, guides or {})
     grid = time_grid(plan.time_grid, plan.num_steps).tolist()
     zeros = torch.zeros_like(ids.seed_B)
-    names = (*plan.model_schedule.roles, *((GUIDANCE,) if steering is not None else ()))
+    names = usage_names(plan)
     usage = {name: Usage(zeros.clone(), zeros.clone()) for name in names}
     clock_BL = torch.full(chain.free_BL.shape, grid[0], dtype=torch.float64, device=zeros.device)
-    stands_BL = clock_BL
+    by_rule_BL = stands_BL = clock_BL  # what tokens were noised to: by the rule, and really
     for k, role in enumerate(plan.model_schedule.steps):
         started = time.perf_counter()
         denoiser, t, last = denoisers[role], grid[k], k == plan.num_steps - 1
@@ -141,13 +158,19 @@ def sample_dense(
             passes = plan.guidance.iterations * len(plan.guidance.attributes)
             usage[GUIDANCE].head_positions_B[:] += passes
         view = run.view(k, grid, clock_BL, chain, logits_NV, at, pull)
+        if run.ablates(k):
+            assert plan.guidance is not None
+            passes = (plan.length + 1) * len(plan.guidance.attributes)
+            usage[ABLATION].head_positions_B[:] += passes
         clock_BL = policy.levels(view)
+        # One step below t_i: released code noises to abar[t_i - 1].
+        below_BL = (clock_BL - (t - grid[k + 1])).clamp(min=0.0)
+        by_rule_BL = torch.minimum(by_rule_BL, below_BL) if chain.keeps_lowest else below_BL
+        stands_BL = policy.pool(by_rule_BL, view)
         guided_BL = _likeliest(chain, logits_NV, at) if trace is not None else None
         if last:
             chain.finish(logits_NV, at, role)
         else:
-            # One step below t_i: released code noises to abar[t_i - 1].
-            stands_BL = (clock_BL - (t - grid[k + 1])).clamp(min=0.0)
             chain.move(logits_NV, at, stands_BL, k, role)
         if work is not None:
             work.add(role, len(ids), 1, time.perf_counter() - started)
@@ -155,8 +178,9 @@ def sample_dense(
             assert seen_BL is not None and output_BL is not None and guided_BL is not None
             trace(
                 DenseStep(
-                    k, t, seen_BL, output_BL, guided_BL, chain.tokens_BL.clone(), clock_BL,
-                    view.signal_BL, pull,
+                    k, t, seen_BL, output_BL, guided_BL, chain.tokens_BL.clone(),
+                    clock_BL if policy.pooled == "none" else stands_BL + (t - grid[k + 1]),
+                    view.open_BL, view.signal_BL, pull,
                 )
             )  # fmt: skip
     return State(
@@ -176,6 +200,11 @@ class _Run:
     policy: Allocation
     signals: Signals
 
+    def ablates(self, k: int) -> bool:
+        """Whether tokens are left out one by one at a step: where somebody reads what it does."""
+        warm = self.policy.is_warming_up(k, self.plan.num_steps)
+        return self.policy.reads == "ablation" and not warm and k < self.plan.num_steps - 1
+
     def view(
         self,
         k: int,
@@ -188,8 +217,11 @@ class _Run:
     ) -> AllocationView:
         open_BL = torch.zeros_like(chain.free_BL)
         open_BL[at] = True
+        reads = self.policy.reads
+        if reads == "ablation" and not self.ablates(k):
+            reads = "none"
         signal_BL = self.signals.of_step(
-            self.policy.reads, logits_NV, at, chain.tokens_BL, self.ids, grid[k], pull
+            reads, logits_NV, at, chain.tokens_BL, self.ids, grid[k], pull
         )
         position_L = torch.arange(self.plan.length, device=open_BL.device)
         return AllocationView(

@@ -63,6 +63,10 @@ class Work:
         self.calls[role] = self.calls.get(role, 0) + calls
         self.seconds[role] = self.seconds.get(role, 0.0) + seconds
 
+    def copy(self) -> Work:
+        """What was done so far, for comparison with later."""
+        return Work(dict(self.forwards), dict(self.calls), dict(self.seconds))
+
 
 @torch.inference_mode()
 def sample_events(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from schedlab.classifiers import Classifier
 from schedlab.errors import InputError, SchedlabError
-from schedlab.plan.guidance import EACH, Attribute, Guidance
+from schedlab.plan.guidance import Attribute, Guidance, strides_in_turn
 from schedlab.sampling.noise import SequenceIds
 
 _ROUNDING = 1e-9
@@ -46,20 +46,28 @@ class Pull:
     conflict_B: Tensor
 
 
-def targets_of(attribute: Attribute, labels: Sequence[str], ids: SequenceIds) -> Tensor:
-    """Number of the label that every sequence shall have, int64 (B,).
+def targets_of(
+    attributes: Sequence[Attribute], guides: Mapping[str, Classifier], ids: SequenceIds
+) -> list[Tensor]:
+    """Number of the label that every sequence shall have, int64 (B,), by attribute.
 
     Raises:
-        InputError: the guide does not know the label.
+        InputError: a guide does not know its label.
     """
-    if attribute.label == EACH:
-        return ids.index_B % len(labels)
-    if attribute.label not in labels:
-        raise InputError(
-            f"guidance: classifier {attribute.classifier!r} has no label {attribute.label!r};"
-            f" it has {', '.join(labels)}"
-        )
-    return torch.full_like(ids.index_B, labels.index(attribute.label))
+    labels = [guides[attribute.classifier].labels for attribute in attributes]
+    found = []
+    strides = strides_in_turn(attributes, [len(own) for own in labels])
+    for attribute, own, stride in zip(attributes, labels, strides, strict=True):
+        if stride is not None:
+            found.append(ids.index_B // stride % len(own))
+            continue
+        if attribute.label not in own:
+            raise InputError(
+                f"guidance: classifier {attribute.classifier!r} has no label {attribute.label!r};"
+                f" it has {', '.join(own)}"
+            )
+        found.append(torch.full_like(ids.index_B, own.index(attribute.label)))
+    return found
 
 
 def check_guides(guidance: Guidance | None, guides: Mapping[str, Classifier]) -> None:
@@ -70,9 +78,9 @@ def check_guides(guidance: Guidance | None, guides: Mapping[str, Classifier]) ->
                 f"guidance: classifier {attribute.classifier!r} is not among"
                 f" {sorted(guides) or 'none'}; name its location in lab.classifiers"
             )
+    if guidance is not None:
         nobody = torch.zeros(0, dtype=torch.int64)
-        labels = guides[attribute.classifier].labels
-        targets_of(attribute, labels, SequenceIds(nobody, nobody))
+        targets_of(guidance.attributes, guides, SequenceIds(nobody, nobody))
 
 
 @dataclass(frozen=True)
@@ -128,12 +136,14 @@ class Steering:
             SchedlabError: a gradient that is not finite.
         """
         scale = self.scale(t)
+        attributes = self.guidance.attributes
+        targets = targets_of(attributes, self.guides, ids)
         pull = None
         for _ in range(self.guidance.iterations):
             p_NV = logits_NV.softmax(-1)
             found = [
-                self._gradient(attribute, p_NV, at, tokens_BL, ids, t)
-                for attribute in self.guidance.attributes
+                self._gradient(attribute, target_B, p_NV, at, tokens_BL, t)
+                for attribute, target_B in zip(attributes, targets, strict=True)
             ]
             log_p_AB = torch.stack([one.log_p_B for one in found])
             pull = Pull(
@@ -156,14 +166,13 @@ class Steering:
     def _gradient(
         self,
         attribute: Attribute,
+        target_B: Tensor,
         p_NV: Tensor,
         at: tuple[Tensor, Tensor],
         tokens_BL: Tensor,
-        ids: SequenceIds,
         t: float,
     ) -> _Gradient:
         guide = self.guides[attribute.classifier]
-        target_B = targets_of(attribute, guide.labels, ids)
         with torch.inference_mode(False), torch.enable_grad():
             e_BLD = soft_embeddings(guide, p_NV, at, tokens_BL).requires_grad_()
             t_B = torch.full((len(tokens_BL),), t, device=e_BLD.device)

@@ -78,10 +78,11 @@ class Signals:
     ) -> Tensor:
         assert self.guidance is not None, "checked by `check_signal`"
         total_BL = torch.zeros(tokens_BL.shape, dtype=torch.float64, device=tokens_BL.device)
-        for attribute in self.guidance.attributes:
+        attributes = self.guidance.attributes
+        targets = targets_of(attributes, self.guides, ids)
+        for attribute, target_B in zip(attributes, targets, strict=True):
             guide = self.guides[attribute.classifier]
             e_BLD = soft_embeddings(guide, p_NV, at, tokens_BL)
-            target_B = targets_of(attribute, guide.labels, ids)
             total_BL += attribute.weight * ablation_drop(guide, e_BLD, target_B, t)
         return total_BL
 

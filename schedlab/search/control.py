@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import moocore
 import numpy as np
@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import TrialState
 
 from schedlab.errors import SchedlabError
-from schedlab.job import Job
+from schedlab.job import MODIFIERS, Job
 from schedlab.plan import Plan, PolicySpec
 from schedlab.plan.guidance import EACH, Attribute
 from schedlab.results import Estimate, SeedBlock
@@ -35,7 +35,7 @@ from schedlab.results.control_file import (
 )
 from schedlab.search.bayesian import GP_MAX_TRIALS
 from schedlab.search.bench import Evaluator, Stage
-from schedlab.search.control_bench import ControlBench
+from schedlab.search.control_bench import ControlBench, deciding_judges
 from schedlab.search.control_space import ControlSpace
 from schedlab.search.front import Candidates, pick_best, pick_budget, pick_knee
 from schedlab.search.study_file import add_complete, make_sampler, open_study
@@ -59,6 +59,7 @@ class ControlContext:
 
     Args:
         labels: of every guide, by name.
+        judges: labels of every judge, by name.
         prefix_length: given positions of every sequence.
         scorer, precision: for the record.
         fingerprint: of all that losses depend on beside the plans.
@@ -66,6 +67,7 @@ class ControlContext:
     """
 
     labels: Mapping[str, tuple[str, ...]]
+    judges: Mapping[str, tuple[str, ...]]
     prefix_length: int = 0
     scorer: str = ""
     precision: str = ""
@@ -95,10 +97,12 @@ def search_control(
     """Run the search of a job with a `[control]` table.
 
     Raises:
+        InputError: an attribute that no judge can judge.
         SchedlabError: a loss that is not finite.
     """
     space = ControlSpace(job)
-    bench = ControlBench(job, evaluator, space.reference())
+    judges = deciding_judges(job, context.labels, context.judges)
+    bench = ControlBench(job, evaluator, space.reference(), judges)
     board = _Board()
     board.add(bench.reference, "reference", {})
     importance = _propose(space, bench, board, context, stage)
@@ -116,7 +120,7 @@ def search_control(
         rows=tuple(_row(bench, board, plan) for plan in board.origins),
         fresh=tuple(_fresh_row(bench, plan, context, picks) for plan in bench.fresh),
         front=tuple(plan.digest for plan in front),
-        hypervolume=_hypervolume(bench, front),
+        hypervolume=_hypervolume(job, bench, front),
         importance=importance,
         picks={name: plan.digest for name, plan in picks.items()},
         traces=tuple(traces),
@@ -257,8 +261,10 @@ def _chosen(bench: ControlBench, board: _Board) -> tuple[list[Plan], list[Plan]]
     return front, kept
 
 
-def _feasible(bench: ControlBench, plan: Plan, *, fresh: bool = False) -> bool:
-    return all(value <= 0 for value in bench.excess(plan, fresh=fresh).values())
+def _feasible(
+    bench: ControlBench, plan: Plan, on: Literal["measured", "choice", "fresh"] = "measured"
+) -> bool:
+    return all(value <= 0 for value in bench.excess(plan, on).values())
 
 
 def _picks(job: Job, bench: ControlBench, plans: Sequence[Plan]) -> dict[str, Plan]:
@@ -276,7 +282,7 @@ def _picks(job: Job, bench: ControlBench, plans: Sequence[Plan]) -> dict[str, Pl
         log_ppl=losses("control"),
         # Guided plans may cost more than the reference: savings are taken from the dearest.
         saved=cost.max(initial=1.0) + 1e-3 - cost,
-        may_pick=np.array([_feasible(bench, plan) for plan in guided], dtype=bool),
+        may_pick=np.array([_feasible(bench, plan, "choice") for plan in guided], dtype=bool),
     )
     found = {"best": pick_best(candidates), "knee": pick_knee(candidates)}
     if (wish := job.output.pick).startswith("budget="):
@@ -286,8 +292,9 @@ def _picks(job: Job, bench: ControlBench, plans: Sequence[Plan]) -> dict[str, Pl
 
 
 def _still_within(job: Job, bench: ControlBench) -> dict[str, Plan]:
-    """Picks whose constraints do not hold on fresh sequences give way to the next best."""
-    holding = [plan for plan in bench.fresh if _feasible(bench, plan, fresh=True)]
+    """Picks whose constraints do not hold on fresh sequences give way to the next best: of those
+    alone, never of control accuracy, do picks depend there."""
+    holding = [plan for plan in bench.fresh if _feasible(bench, plan, "fresh")]
     return _picks(job, bench, holding)
 
 
@@ -299,13 +306,11 @@ def _looked_at(bench: ControlBench, picks: Mapping[str, Plan]) -> list[Plan]:
     found = [picked]
     if picked.policy.name not in ("ancestral", "tta_constant"):
         modifiers = {
-            name: value
-            for name, value in picked.policy.parameters.items()
-            if name in ("integer", "warm_up", "token_time")
+            name: value for name, value in picked.policy.parameters.items() if name in MODIFIERS
         }
         constant = PolicySpec(name="tta_constant", parameters=modifiers)
         found.append(Plan(**fields | {"policy": constant}))
-    return [plan for plan in found if plan.num_steps > 1]
+    return [plan for plan in found if plan.is_dense and plan.num_steps > 1]
 
 
 def _traced_block(job: Job) -> SeedBlock:
@@ -313,19 +318,21 @@ def _traced_block(job: Job) -> SeedBlock:
     return SeedBlock(job.fresh_seed, job.fresh_blocks()[0].first, job.control.traced)
 
 
-def _hypervolume(bench: ControlBench, front: Sequence[Plan]) -> float:
-    """Within a corner: nothing controlled, four times the reference's perplexity, nothing
-    diverse, and the dearest plan's cost."""
+def _hypervolume(job: Job, bench: ControlBench, front: Sequence[Plan]) -> float:
+    """Within a corner that the job fixes: nothing controlled, four times the reference's
+    perplexity, nothing diverse, and the cost of most steps with most iterations, each of them as
+    dear as an unguided step."""
     if not front:
         return 0.0
-    reference = bench.losses(bench.reference)
-    dearest = max(bench.losses(plan).get("cost", 1.0) for plan in bench.measured)
+    reference, table = bench.losses(bench.reference), bench.table
+    most_steps = max(table.steps or [job.plan.num_steps])
+    dearest = most_steps / job.plan.num_steps * (1 + max(table.iterations))
     corner = {
         "control": 1.0,
         "gen_ppl": reference.get("gen_ppl", 0.0) + math.log(4.0),
         "distinct_3": 1.0,
         "self_bleu": 100.0,
-        "cost": 1.001 * dearest,
+        "cost": dearest,
     }
     losses_NM = np.array([list(bench.losses(plan).values()) for plan in front])
     corner_M = np.array([corner[name] for name in bench.table.objectives])
@@ -365,7 +372,7 @@ def _fresh_row(
         by_label=bench.control_by_label(plan, _labels(first, context)),
         ppl_ratio=bench.ppl_ratio(plan),
         cost=bench.cost(plan),
-        within=_feasible(bench, plan, fresh=True),
+        within=_feasible(bench, plan, "fresh"),
         samples=tuple(bench.evaluator.texts(bench.fresh[plan], _MOST_SAMPLES))
         if plan in shown
         else (),
@@ -387,7 +394,8 @@ def _setting(job: Job, bench: ControlBench, context: ControlContext) -> ControlS
     return ControlSetting(
         attributes=table.attributes,
         labels=[_labels(attribute, context) for attribute in table.attributes],
-        judge=bench.judge,
+        judge=" and ".join(bench.judges),
+        deciding=bench.judges,
         judges=tuple(job.lab.judges),
         objectives=tuple(table.objectives),
         cost=table.cost,

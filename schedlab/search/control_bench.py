@@ -5,8 +5,9 @@ Shapes: S sequences.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,56 @@ from numpy.typing import NDArray
 from schedlab.errors import InputError
 from schedlab.job import ControlConfig, Job
 from schedlab.plan import Plan
+from schedlab.plan.guidance import EACH
 from schedlab.results import Estimate, Measurement, SeedBlock
 from schedlab.results.bootstrap import bootstrap_mean, bootstrap_statistic
 from schedlab.results.measurement import NLL, SCORED_TOKENS
 from schedlab.search.bench import Evaluator
 
 FloatArray = NDArray[np.float64]
+
+
+def deciding_judges(
+    job: Job, guides: Mapping[str, Sequence[str]], judges: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """The judge of the job, and as many others as it takes to judge every attribute.
+
+    Args:
+        job: with a `[control]` table.
+        guides: labels of every guide, by name.
+        judges: labels of every judge, by name.
+
+    Raises:
+        InputError: an attribute that nobody can judge, or a judge that can judge none.
+    """
+    assert job.control is not None, "a joint search"
+    table = job.control
+    first = table.judge or next(iter(judges))
+    asked = [
+        set(guides[one.classifier]) if one.label == EACH else {one.label}
+        for one in table.attributes
+    ]
+    if not any(labels <= set(judges[first]) for labels in asked):
+        raise InputError(
+            f"control.judge {first!r} knows none of the labels that are asked for; it knows"
+            f" {', '.join(judges[first])}"
+        )
+    chosen: list[str] = []
+    for name in dict.fromkeys((first, *judges)):
+        left = [labels for labels in asked if not _known(labels, chosen, judges)]
+        if any(labels <= set(judges[name]) for labels in left):
+            chosen.append(name)
+    for attribute, labels in zip(table.attributes, asked, strict=True):
+        if not _known(labels, chosen, judges):
+            raise InputError(
+                f"control.attributes: no judge knows all labels of {attribute.classifier!r},"
+                f" {', '.join(sorted(labels))}; add one to lab.judges"
+            )
+    return tuple(chosen)
+
+
+def _known(labels: set[str], chosen: list[str], judges: Mapping[str, Sequence[str]]) -> bool:
+    return any(labels <= set(judges[name]) for name in chosen)
 
 
 @dataclass
@@ -30,11 +75,13 @@ class ControlBench:
         job: with a `[control]` table.
         evaluator: runs plans.
         reference: the unguided plan.
+        judges: those whose verdicts together are the objective, see `deciding_judges`.
     """
 
     job: Job
     evaluator: Evaluator
     reference: Plan
+    judges: tuple[str, ...]
     measured: dict[Plan, Measurement] = field(default_factory=dict)
     choice: dict[Plan, Measurement] = field(default_factory=dict)
     fresh: dict[Plan, Measurement] = field(default_factory=dict)
@@ -44,11 +91,6 @@ class ControlBench:
         """The job's `[control]`."""
         assert self.job.control is not None, "a joint search"
         return self.job.control
-
-    @property
-    def judge(self) -> str:
-        """Name of the judge whose verdict is the objective."""
-        return self.table.judge or next(iter(self.job.lab.judges))
 
     def measure(self, plans: Iterable[Plan]) -> None:
         """Fill `measured` for these and the reference."""
@@ -74,13 +116,9 @@ class ControlBench:
             known |= dict(zip(new, self.evaluator(new, blocks), strict=True))
 
     def control_S(self, measurement: Measurement) -> FloatArray:
-        """1 where the judge finds what was asked for, (S,)."""
-        name = f"control_{self.judge}"
-        if name not in measurement.scores:
-            raise InputError(
-                f"control.judge {self.judge!r} knows none of the labels that are asked for"
-            )
-        return np.asarray(measurement.scores[name], dtype=np.float64)
+        """1 where the judges find all that was asked for, (S,)."""
+        verdicts = [measurement.scores[f"control_{name}"] for name in self.judges]
+        return np.min(np.asarray(verdicts, dtype=np.float64), axis=0)
 
     def cost_S(self, measurement: Measurement) -> FloatArray:
         """Cost of every sequence, (S,)."""
@@ -105,10 +143,11 @@ class ControlBench:
         value = found.estimates[name].value if name in found.estimates else np.nan
         return float(1.0 - value if name == "distinct_3" else value)
 
-    def excess(self, plan: Plan, *, fresh: bool = False) -> dict[str, float]:
-        """How far every constraint is broken, on fresh or on the search's sequences; at most 0
-        where it holds."""
-        known = self.fresh if fresh else self.measured
+    def excess(
+        self, plan: Plan, on: Literal["measured", "choice", "fresh"] = "measured"
+    ) -> dict[str, float]:
+        """How far every constraint is broken; at most 0 where it holds."""
+        known: dict[Plan, Measurement] = getattr(self, on)
         found, reference, table = known[plan], known[self.reference], self.table
         own: dict[str, float] = {}
         if table.max_ppl_ratio is not None:
@@ -137,7 +176,9 @@ class ControlBench:
         control_S = self.control_S(found)
         own = {}
         for place, label in enumerate(labels):
-            mine_S = control_S[number_S % len(labels) == place]
+            mine_S = control_S[
+                number_S % len(labels) == place
+            ]  # the first attribute turns fastest
             if len(mine_S) >= 2:
                 own[label] = bootstrap_mean(mine_S).estimate()
         return own
@@ -162,6 +203,13 @@ class ControlBench:
         }
 
     def cost(self, plan: Plan) -> Estimate:
-        """Cost over the reference's on the same fresh sequences."""
-        own_S, reference_S = (self.cost_S(self.fresh[p]) for p in (plan, self.reference))
-        return bootstrap_statistic(lambda a, b: a / b, own_S, reference_S).estimate()
+        """Cost over the reference's on the same fresh sequences; of seconds over blocks, which
+        are timed one by one, where there are at least two."""
+        own, reference = self.fresh[plan], self.fresh[self.reference]
+        columns = [self.cost_S(own), self.cost_S(reference)]
+        if self.table.cost == "seconds" and len(own.blocks) > 1:
+            ends = np.cumsum([block.size for block in own.blocks])[:-1]
+            columns = [
+                np.array([part.sum() for part in np.split(column_S, ends)]) for column_S in columns
+            ]
+        return bootstrap_statistic(lambda a, b: a / b, *columns).estimate()

@@ -124,6 +124,7 @@ class ControlSpace:
         )
 
     def _parameters(self, name: PolicyName, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        # Of `[plan]` the modifiers of any rule: `_check_control` refuses others.
         found: dict[str, Scalar] = dict(self.job.plan.policy.parameters)
         if name in READS_SIGNAL:
             found |= {"signal": values["signal"], "pooled": values["pooled"]}
@@ -144,15 +145,24 @@ class ControlSpace:
             decay=values.get("decay", "constant"),
             start=float(values.get("start", 1.0)),
             end=float(values.get("end", 0.0)),
+            interval=self.table.interval,
+            contrast=self.table.contrast,
+            last_step=self.table.last_step,
         )
 
     def sweep(self) -> list[dict[str, Any]]:
-        """Values that a search begins with: lambda swept for every policy, other numbers in the
-        middle of what may be chosen, words and schedules the first that is named."""
+        """Values that a search begins with: lambda swept for every policy, and for its
+        noise-matched constants if they may be chosen; other numbers in the middle of what may be
+        chosen, words and schedules the first that is named."""
         table, known = self.table, self.distributions
         low, high = table.scales
         found = []
-        for name in table.names:
+        rules = [
+            (name, pooled)
+            for name in table.names
+            for pooled in (table.pooled if name in READS_SIGNAL else table.pooled[:1])
+        ]
+        for name, pooled in rules:
             for scale in Range(low, high, "log").spread(table.points):
                 values: dict[str, Any] = {}
                 for key, distribution in known.items():
@@ -170,6 +180,8 @@ class ControlSpace:
                 values["scale"] = scale
                 if "policy" in known:
                     values["policy"] = name
+                if "pooled" in known:
+                    values["pooled"] = pooled
                 if values not in found:
                     found.append(values)
         return found

@@ -1,8 +1,8 @@
 """Corpora: documents from a source, without near-duplicates, split by content hash.
 
 Sources: "embedded" (no download, see `docstrings`), a text or JSON-lines file (gzip or not), or a
-Hugging Face data set. A document's split follows from its own text, so a corpus that grows never
-moves a text from one split to another.
+Hugging Face data set. A document's split follows from its own text, or from its group where it has
+one, so a corpus that grows never moves a text from one split to another.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Corpus:
     Attributes:
         source: what it was loaded from.
         train, valid, test: the documents, in the order of the source.
-        fingerprint: SHA-256 over all labels and texts with their split.
+        fingerprint: SHA-256 over all labels, texts and groups with their split.
     """
 
     source: str
@@ -80,7 +80,7 @@ def load_documents(source: str) -> Iterable[Document]:
         source: "embedded"; a path ending in .txt or .jsonl, or either with .gz; or
             "hf:name[:config]:split:field" (needs the `hf` extra). Text files hold documents apart
             by blank lines, or one a line where no line is blank. JSON lines hold the text in
-            `text` and may hold a `label`.
+            `text` and may hold a `label` and a `group`.
     """
     if source == "embedded":
         return docstrings.embedded_documents()
@@ -97,7 +97,7 @@ def load_documents(source: str) -> Iterable[Document]:
 
 
 def build_corpus(source: str, documents: Iterable[Document]) -> Corpus:
-    """Keep one document of each near-duplicate cluster and split by content hash."""
+    """Keep one document of each near-duplicate cluster and split by hash of content or group."""
     found = [document for document in documents if document.text.strip()]
     if not found:
         raise InputError(f"corpus {source!r}: holds no text")
@@ -107,7 +107,7 @@ def build_corpus(source: str, documents: Iterable[Document]) -> Corpus:
     for document, cluster in zip(found, clusters.tolist(), strict=True):
         if cluster not in seen:
             seen.add(cluster)
-            splits[_split_of(document.text)].append(document)
+            splits[split_of(document.unit)].append(document)
     return _corpus(source, splits)
 
 
@@ -123,12 +123,16 @@ def _corpus(source: str, splits: dict[str, list[Document]]) -> Corpus:
     digest = hashlib.sha256()
     for name in SPLITS:
         for document in splits[name]:
-            digest.update(canonical_json([name, document.label, document.text]).encode())
+            facts = [name, document.label, document.text]
+            if document.group:  # without groups the fingerprint is what it has always been
+                facts.append(document.group)
+            digest.update(canonical_json(facts).encode())
     train, valid, test = (tuple(splits[name]) for name in SPLITS)
     return Corpus(source, train, valid, test, digest.hexdigest())
 
 
-def _split_of(text: str) -> str:
+def split_of(text: str) -> str:
+    """The split that a text, or a group, falls into."""
     bucket = int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big") % 1000
     if bucket < _HELD_OUT_BUCKETS:
         return "valid"
@@ -159,7 +163,10 @@ def _json_lines_documents(path: str) -> Iterator[Document]:
         record = parse_json(line, where=where)
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise InputError(f"{where}: must be an object with a string 'text'")
-        yield Document(record["text"], str(record.get("label", "")), where)
+        group = record.get("group", "")
+        if "group" in record and not (isinstance(group, str) and group.strip()):
+            raise InputError(f"{where}: 'group' must be a string that is not empty, got {group!r}")
+        yield Document(record["text"], str(record.get("label", "")), where, group)
 
 
 def _text_documents(path: str) -> Iterator[Document]:

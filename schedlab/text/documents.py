@@ -13,8 +13,15 @@ class Document:
         text: the text, not empty.
         label: what it belongs to (the package for the embedded corpus), "" where unknown.
         key: where it was found, for messages; unique within one source.
+        group: documents of one group are never split from one another; "" where it is alone.
     """
 
     text: str
     label: str
     key: str
+    group: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What a split is hashed from: the group, else the text."""
+        return self.group or self.text

@@ -21,7 +21,7 @@ from schedlab.text.documents import Document
 
 _ORDER = 4  # a purpose of its own: see `batches`
 PARTS = {"all": (0, 1), "first": (0, 2), "second": (1, 2)}
-"""Parts of the training documents: (which, of how many) by a hash of the text."""
+"""Parts of the training documents: (which, of how many) by a hash of the text, or of the group."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class DocumentRows:
         which, of_how_many = PARTS[part]
         names = ("",) if labels is None else tuple(labels)
         train = [d for d in corpus.train if labels is None or d.label in names]
-        train = [d for d in train if _part_of(d.text, of_how_many) == which]
+        train = [d for d in train if _part_of(d.unit, of_how_many) == which]
         valid = [d for d in corpus.valid if labels is None or d.label in names]
         for name in names if labels is not None else ():
             for split, documents in (("train", train), ("valid", valid)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor
 from schedlab.metrics import control
 from schedlab.metrics.control import control_scores, label_log_probs, wanted_labels
 from schedlab.plan.guidance import Attribute, Guidance
+from schedlab.sampling.guidance import targets_of
+from schedlab.sampling.noise import SequenceIds
 
 
 class Table:
@@ -152,7 +156,38 @@ def test_among_equals_the_earlier_label_is_the_likeliest() -> None:
 
 def test_wanted_labels() -> None:
     numbers = np.array([5, 6, 7, 12])
-    one = Attribute(classifier="topic", label="art")
-    assert wanted_labels(one, TOPIC.labels, numbers) == ["art"] * 4
-    each = Attribute(classifier="topic")
-    assert wanted_labels(each, TOPIC.labels, numbers) == ["news", "art", "sport", "art"]
+    named, each = guidance(("topic", "art")), guidance(("topic", "each"))
+    assert wanted_labels(named, [TOPIC.labels], numbers) == [["art"] * 4]
+    assert wanted_labels(each, [TOPIC.labels], numbers) == [["news", "art", "sport", "art"]]
+
+
+def test_labels_in_turn_of_two_attributes_come_in_every_combination() -> None:
+    both = guidance(("topic", "each"), ("mood", "good"), ("mood", "each"), ("topic", "each"))
+    labels = [TOPIC.labels, MOOD.labels, MOOD.labels, TOPIC.labels]
+    topic, good, mood, last = wanted_labels(both, labels, np.arange(18))
+    assert topic[:4] == ["art", "sport", "news", "art"] and set(good) == {"good"}
+    assert Counter(zip(topic, mood, last, strict=True)).most_common()[0][1] == 1
+    # The guides are asked for the very same.
+    ids = SequenceIds(torch.zeros(18, dtype=torch.int64), torch.arange(18))
+    targets = targets_of(both.attributes, {"topic": TOPIC, "mood": MOOD}, ids)  # type: ignore[dict-item]
+    assert [labels[3][k] for k in targets[3].tolist()] == last
+    assert [labels[2][k] for k in targets[2].tolist()] == mood
+
+
+def test_a_label_of_negative_weight_shall_not_be_the_likeliest() -> None:
+    away = Guidance(attributes=[
+        Attribute(classifier="topic", label="sport", weight=-1.0),
+    ])  # fmt: skip
+    judge = Table("art sport news", (0.7, 0.2, 0.1), (0.1, 0.5, 0.4), (0.2, 0.3, 0.5))
+    found = scores(away, {"j": judge}, [0, 1, 2])
+    assert found["control_j"] == [1, 0, 1]
+    np.testing.assert_allclose(found["control_p_j"], [0.8, 0.5, 0.7], rtol=1e-6)
+    both = Guidance(attributes=[*away.attributes, Attribute(classifier="topic", label="news")])
+    assert scores(both, {"j": judge}, [0, 1, 2])["control_j"] == [0, 0, 1]
+
+
+def test_a_label_that_two_guides_ask_for_is_one_to_be_found() -> None:
+    twice = guidance(("topic", "sport"), ("other", "sport"))
+    judge = Table("art sport news", (0.7, 0.2, 0.1), (0.1, 0.5, 0.4), (0.2, 0.3, 0.5))
+    found = scores(twice, {"j": judge}, [0, 1, 2], guides={"topic": TOPIC, "other": TOPIC})
+    assert found["control_j"] == [0, 1, 0]  # the second likeliest of text 0 does not count

@@ -64,7 +64,7 @@ def step_of(
     guided_BL = tokens(wrote if guided is None else guided)
     return DenseStep(
         k, 1.0 - k / 3, tokens(saw), tokens(wrote), guided_BL, guided_BL + 1, levels_BL,
-        torch.zeros(size), pull,
+        torch.ones(size, dtype=torch.bool), torch.zeros(size), pull,
     )  # fmt: skip
 
 

@@ -160,6 +160,12 @@ def test_the_grid_of_tess_begins_a_step_late_and_ends_twice_at_zero(steps):
     torch.testing.assert_close(grid, expected, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("steps", [0, -4])
+def test_the_grid_of_tess_needs_a_step(steps):
+    with pytest.raises(InputError, match=f"number of steps must be >= 1, got {steps}"):
+        time_grid("tess", steps)
+
+
 def test_the_grid_of_tess_is_for_simplex_plans_alone():
     schedule = ModelSchedule.parse("H3")
     for process in ("masked", "uniform"):

@@ -47,7 +47,13 @@ def view_of(signal, *, k=0, steps=10, grid="tess", prefix=0, closed=(), clock=No
 
 
 def levels(name, view, **parameters):
-    return allocation_policy(name, parameters).levels(view)
+    """t_i: by the rule, or a step above the common level that tokens are noised to."""
+    policy = allocation_policy(name, parameters)
+    t_BL = policy.levels(view)
+    if policy.pooled == "none":
+        return t_BL
+    step = view.t - view.s
+    return (policy.pool((t_BL - step).clamp(min=0), view) + step).clamp(max=1.0)
 
 
 def close(found_BL, expected, atol=1e-12):
@@ -379,3 +385,11 @@ def test_no_signal_and_the_gradient_of_an_unguided_step_are_zero():
     logits, at = prediction(6)
     for kind in ("none", "gradient"):
         assert (of_step(Signals(None, {}), kind, logits, at) == 0).all()
+
+
+@pytest.mark.parametrize("at", [-0.1, 1.5, math.nan, math.inf])
+def test_a_fixed_level_outside_of_zero_to_one_is_refused(at):
+    with pytest.raises(InputError, match=r"at must be in \[0, 1\], got"):
+        allocation_policy("tta_fixed", {"at": at})
+    with pytest.raises(InputError, match="warm_up must be"):  # what all policies check
+        allocation_policy("tta_fixed", {"warm_up": 2.0})

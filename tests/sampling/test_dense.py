@@ -548,6 +548,40 @@ def test_a_clock_that_rises_again_takes_nothing_back():
     assert (steps[-1].drawn_BL != V - 1).all()
 
 
+NOISE_MATCHED = [
+    (name, parameters)
+    for name in PROCESSES
+    for parameters in (
+        {"smooth": 0.0}, {"smooth": 0.6}, {"smooth": 0.2, "monotonic": True, "integer": False},
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("pooled", ["t", "alpha"])
+@pytest.mark.parametrize(("name", "parameters"), NOISE_MATCHED)
+def test_a_pooled_rule_leaves_as_much_noise_as_the_rule_itself(name, parameters, pooled):
+    """What is left after every step, averaged over tokens: masks; levels that count."""
+
+    def left(how):
+        steps = []
+        plan = plan_of(
+            "H10", process=name, length=length, policy="tta_adaptive", time_grid="uniform",
+            parameters={"signal": "entropy", "pooled": how, **parameters},
+        )  # fmt: skip
+        sample_dense(plan, {"H": denoiser}, process, ids_of(600), trace=steps.append)
+        noised = torch.stack([(step.levels_BL - 0.1).clamp(min=0) for step in steps[:-1]])
+        if name == "masked":
+            return torch.stack([step.open_BL.double().mean() for step in steps])
+        if name == "uniform":
+            noised = noised.cummin(0).values  # the lowest counts
+        level = noised if pooled == "t" else 1 - alpha(plan.noise_schedule)(noised)
+        return level.mean((1, 2))
+
+    denoiser, process, length = cases()[name]
+    # Trajectories differ, and so do the signals that are read on them.
+    torch.testing.assert_close(left(pooled), left("none"), atol=0.05, rtol=0)
+
+
 def test_a_token_of_the_uniform_chain_whose_clock_would_rise_stays():
     steps, world = [], UNIFORM_WORLD
     plan = plan_of("H9", process="uniform", policy="tta_random")

@@ -322,11 +322,14 @@ def test_guided_steps_are_those_between_start_and_end_every_so_often():
 def test_labels_come_in_turn_by_the_number_of_the_sequence():
     ids = SequenceIds.of([SeedBlock(1, 4, 5)])
     each, named = Attribute(classifier="one"), Attribute(classifier="one", label="c")
-    assert targets_of(each, GUIDES["one"].labels, ids).tolist() == [1, 2, 0, 1, 2]
-    assert targets_of(named, GUIDES["one"].labels, ids).tolist() == [2] * 5
-    assert targets_of(each, GUIDES["one"].labels, ids.pick(torch.tensor([3]))).tolist() == [1]
+    found = targets_of([named, each, Attribute(classifier="two")], GUIDES, ids)
+    assert [target_B.tolist() for target_B in found] == [
+        [2] * 5, [1, 2, 0, 1, 2], [1, 1, 0, 0, 0],
+    ]  # fmt: skip
+    (alone,) = targets_of([each], GUIDES, ids.pick(torch.tensor([3])))
+    assert alone.tolist() == [1]
     with pytest.raises(InputError, match="'one' has no label 'd'; it has a, b, c"):
-        targets_of(Attribute(classifier="one", label="d"), GUIDES["one"].labels, ids)
+        targets_of([Attribute(classifier="one", label="d")], GUIDES, ids)
 
 
 def test_guides_and_labels_that_are_not_there_are_refused():

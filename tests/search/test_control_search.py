@@ -37,7 +37,8 @@ from schedlab.policies import ALLOCATION_POLICIES, check_policy
 from schedlab.results import Measurement, SeedBlock
 from schedlab.results.control_file import ControlFile, ControlRow
 from schedlab.search.control import ControlContext, first_plans, search_control
-from schedlab.search.control_space import ControlSpace
+from schedlab.search.control_bench import deciding_judges
+from schedlab.search.control_space import READS_SIGNAL, ControlSpace
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,12 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schedlab.search.control._RESAMPLES", 4)
 
 
-CONTEXT = ControlContext(labels={"topic": LABELS}, scorer="planted", precision="float64")
+CONTEXT = ControlContext(
+    labels={"topic": LABELS},
+    judges={"judge": LABELS, "second": LABELS},
+    scorer="planted",
+    precision="float64",
+)
 
 
 def ran(job: Job, world: ControlWorld | None = None, database: Path | None = None) -> ControlFile:
@@ -285,7 +291,7 @@ def test_without_any_feasible_plan_there_is_a_file_without_picks() -> None:
     world = ControlWorld(entropy=lambda plan: 3.0 if push_of(plan) == 0 else 1.0)
     file = ran(control_job(trials=3, max_entropy_drop=0.5, scales=[100.0, 1000.0]), world)
     assert file.picks == {} and file.front == (file.setting.reference,)
-    assert [trace.digest for trace in file.traces] == [file.setting.reference]
+    assert file.traces == ()  # the unguided sampler of masks does not predict at every step
     assert file.fresh_row(file.setting.reference).within
 
 
@@ -437,15 +443,32 @@ def test_measures_that_are_not_defined_stop_the_search(table: dict[str, Any]) ->
 
 
 def test_a_judge_that_knows_none_of_the_labels_is_one_line() -> None:
-    class Silent(ControlWorld):
-        def _record(self, plan: Plan, block: SeedBlock) -> Any:
-            record = super()._record(plan, block)
-            record.scores.pop("control_judge")
-            return record
+    context = dataclasses.replace(CONTEXT, judges={"judge": ("x", "y")})
+
+    class Untouched(ControlWorld):
+        def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> Any:
+            raise AssertionError("refused before anything is sampled")
 
     with pytest.raises(InputError, match="judge 'judge' knows none of the labels") as caught:
-        ran(control_job(trials=1), Silent())
+        search_control(control_job(trials=1), Untouched(), context)
     assert "\n" not in str(caught.value)
+
+
+def test_attributes_of_several_guides_are_judged_by_as_many_judges_as_it_takes() -> None:
+    attributes = [{"classifier": "topic"}, {"classifier": "form", "label": "x"}]
+    job = parse_job(
+        control_data(
+            control={"attributes": attributes},
+            lab={"classifiers": {"topic": "guide", "form": "forms"}},
+        )
+    )
+    guides = {"topic": LABELS, "form": ("x", "y")}
+    judges = {"judge": LABELS, "second": (*LABELS, "z"), "forms": ("y", "x")}
+    assert deciding_judges(job, guides, judges) == ("judge", "forms")
+    one = {"judge": (*LABELS, "x")}
+    assert deciding_judges(job, guides, one) == ("judge",)
+    with pytest.raises(InputError, match="no judge knows all labels of 'form', x"):
+        deciding_judges(job, guides, {"judge": LABELS, "second": LABELS})
 
 
 def test_the_judge_that_is_named_decides() -> None:
@@ -539,13 +562,17 @@ def test_values_that_a_policy_does_not_read_are_left_out_of_its_plan() -> None:
 def test_the_reference_is_the_plan_of_the_job_unguided_and_heavy() -> None:
     job = parse_job(
         control_data(
-            plan={"temperature": 0.7, "policy": {"name": "tta_linear"}, "process": "simplex"},
+            plan={
+                "temperature": 0.7,
+                "process": "simplex",
+                "policy": {"name": "tta_constant", "parameters": {"integer": False}},
+            },
             control={"schedules": [["L", "H"]], "steps": [4]},
         )
     )
     space = ControlSpace(job)
     plan = space.reference()
-    assert str(plan.model_schedule) == f"H{STEPS}" and plan.policy.name == "tta_linear"
+    assert str(plan.model_schedule) == f"H{STEPS}" and plan.policy.name == "tta_constant"
     assert plan.process == "simplex" and plan.noise_schedule == "cosine"
     assert plan.decoding.temperature == 0.7 and plan.guidance is not None
     assert (plan.guidance.iterations, plan.guidance.scale) == (0, 0.0)
@@ -553,6 +580,7 @@ def test_the_reference_is_the_plan_of_the_job_unguided_and_heavy() -> None:
     for other in first_plans(job)[1:]:
         assert other.decoding == plan.decoding and other.process == "simplex"
         assert str(other.model_schedule) == "L2 H2"
+        assert other.policy.parameters["integer"] is False
 
 
 @pytest.mark.parametrize("points", [1, 2, 5])
@@ -560,13 +588,16 @@ def test_the_sweep_covers_every_policy_and_the_whole_range_of_lambda(points: int
     space = ControlSpace(control_job(**EVERYTHING | {"points": points}))
     seeds = space.sweep()
     plans = [space.plan(values) for values in seeds]
-    assert len(seeds) == points * len(ALLOCATION_POLICIES)
-    by_name: dict[str, list[float]] = {}
+    ways = len(space.table.pooled)
+    num_rules = len(ALLOCATION_POLICIES) + (ways - 1) * len(READS_SIGNAL)
+    assert len(seeds) == points * num_rules
+    by_name: dict[tuple[str, Any], list[float]] = {}
     for plan in plans:
         check_policy(plan.policy)
         assert plan.guidance is not None
-        by_name.setdefault(plan.policy.name, []).append(plan.guidance.scale)
-    assert set(by_name) == set(ALLOCATION_POLICIES)
+        rule = (plan.policy.name, plan.policy.parameters.get("pooled"))
+        by_name.setdefault(rule, []).append(plan.guidance.scale)
+    assert {name for name, _ in by_name} == set(ALLOCATION_POLICIES) and len(by_name) == num_rules
     middle = math.sqrt(LOW * HIGH)
     for scales in by_name.values():
         assert scales == sorted(scales) and len(scales) == points

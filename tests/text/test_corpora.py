@@ -1,13 +1,16 @@
 """Sources, splits by content hash, fingerprints, damaged input and caches."""
 
 import gzip
+import hashlib
 import json
 import sys
+from dataclasses import replace
 
 import datasets
 import pytest
 
 from schedlab.errors import InputError
+from schedlab.files import canonical_json
 from schedlab.text import Document, build_corpus, corpora, load_corpus, load_documents
 
 
@@ -47,6 +50,64 @@ def test_splits_follow_from_the_text_alone() -> None:
     assert len(many.train) + len(many.valid) + len(many.test) == 2000
     assert 60 < len(many.valid) < 140
     assert 60 < len(many.test) < 140
+
+
+def _grouped(documents: list[Document], size: int) -> list[Document]:
+    return [replace(d, group=f"group {n // size}") for n, d in enumerate(documents)]
+
+
+def test_groups_are_read_from_json_lines(tmp_path) -> None:
+    rows = [{"text": "one", "group": "a b"}, {"text": "two", "label": "x"}]
+    path = _write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [(d.text, d.label, d.group) for d in load_documents(path)] == [
+        ("one", "", "a b"),
+        ("two", "x", ""),
+    ]
+
+
+def test_a_group_is_never_split() -> None:
+    corpus = build_corpus("a", _grouped(_documents(900), 3))
+    groups = [{d.group for d in corpus.split(name)} for name in corpora.SPLITS]
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 300
+
+
+def test_a_group_named_by_a_text_falls_where_the_text_would_alone() -> None:
+    first, *others = _documents(300)
+    alone = build_corpus("a", [first])
+    (name,) = (name for name in corpora.SPLITS if alone.split(name))
+    corpus = build_corpus("b", [first, *(replace(d, group=first.text) for d in others)])
+    assert len(corpus.split(name)) == 300
+
+
+def test_near_duplicates_are_removed_from_groups_too() -> None:
+    documents = _grouped(_documents(60), 2)
+    copies = [replace(d, text=d.text + " indeed", group="others") for d in documents]
+    assert build_corpus("a", documents + copies).fingerprint == (
+        build_corpus("b", documents).fingerprint
+    )
+
+
+def test_fingerprint_sees_groups_and_without_them_is_what_it_was() -> None:
+    documents = _documents(30)
+    plain = build_corpus("a", documents)
+    digest = hashlib.sha256()
+    for name in corpora.SPLITS:
+        for d in plain.split(name):
+            digest.update(canonical_json([name, d.label, d.text]).encode())
+    assert plain.fingerprint == digest.hexdigest()
+    # Groups that change no split still change the parts, see `DocumentRows`.
+    same = [replace(d, group=d.text) for d in documents]
+    assert build_corpus("b", same).fingerprint != plain.fingerprint
+
+
+@pytest.mark.parametrize("group", [7, None, "", "  ", ["a"]])
+def test_a_group_that_is_no_name_is_one_line(tmp_path, group: object) -> None:
+    rows = [{"text": "one"}, {"text": "two", "group": group}]
+    path = _write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match="a.jsonl:2: 'group' must be a string") as caught:
+        load_corpus(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_near_duplicates_are_removed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,35 @@ def test_two_halves_have_no_document_in_common_and_are_all_of_them() -> None:
     fewer = Corpus("planted", many.train[::-2], CORPUS.valid, CORPUS.test, "c" * 64)
     kept = {TOKENIZER.decode(ids.tolist()) for ids in rows_of(fewer, part="first").tokens}
     assert kept == first & {d.text for d in fewer.train}
+
+
+def test_a_group_is_within_one_half() -> None:
+    alone = documents(200, 4)
+    grouped = tuple(replace(d, group=f"group {n // 4}") for n, d in enumerate(alone))
+    many = Corpus("planted", grouped, CORPUS.valid, CORPUS.test, "d" * 64)
+    group_of = {d.text: d.group for d in grouped}
+    first, second = (
+        [group_of[TOKENIZER.decode(ids.tolist())] for ids in rows_of(many, part=part).tokens]
+        for part in ("first", "second")
+    )
+    assert first and second and not set(first) & set(second)
+    assert len(first) + len(second) == 200
+    # A group that is named by a text is where the text alone is.
+    named = tuple(replace(d, group=alone[0].text) for d in alone[1:])
+    one = Corpus("planted", (alone[0], *named), CORPUS.valid, CORPUS.test, "c" * 64)
+    (part,) = (
+        part
+        for part in ("first", "second")
+        if part_has(part, Corpus("p", alone[:1], CORPUS.valid, (), "b" * 64))
+    )
+    assert len(rows_of(one, part=part).tokens) == 200
+
+
+def part_has(part: str, corpus: Corpus) -> bool:
+    try:
+        return len(rows_of(corpus, part=part).tokens) > 0
+    except InputError:
+        return False
 
 
 def test_held_out_rows_are_the_beginnings_of_held_out_documents() -> None:

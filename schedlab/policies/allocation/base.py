@@ -34,7 +34,8 @@ class AllocationView:
         num_steps: T.
         t, s: the common noise level, and the one after this step.
         highest: level of the first step.
-        clock_BL: the t_i of the step before, float64; `highest` at the first.
+        clock_BL: the t_i that the rule gave at the step before, not pooled, float64; `highest` at
+            the first.
         free_BL: positions that are not given, bool.
         open_BL: those among them that have a prediction: all but revealed ones of the masked
             process, bool.
@@ -81,7 +82,8 @@ class Allocation:
         monotonic: no level rises above that of the step before.
         warm_up: share of the steps that are constant first.
         pooled: [O] the noise-matched constant of the rule: every token of a sequence is noised to
-            the mean level (`t`), or to the level of the mean alpha (`alpha`).
+            the mean level (`t`), or to the level of the mean alpha (`alpha`), of those that the
+            rule would noise the tokens to.
         token_time: the denoiser reads t_i instead of t; for models trained with it.
     """
 
@@ -111,10 +113,15 @@ class Allocation:
         """The signal that has to be computed."""
         return self.signal
 
+    def is_warming_up(self, step: int, num_steps: int) -> bool:
+        """Whether levels of a step are constant whatever the rule."""
+        return step < self.warm_up * num_steps - 1e-9
+
     def levels(self, view: AllocationView) -> Tensor:
-        """t_i of every token at this step, float64 (B, L)."""
+        """t_i of every token at this step by the rule and its modifiers, before they are pooled,
+        float64 (B, L)."""
         t_BL = self.raw_levels(view).expand(view.free_BL.shape)
-        if view.step < self.warm_up * view.num_steps - 1e-9:
+        if self.is_warming_up(view.step, view.num_steps):
             t_BL = torch.full_like(t_BL, view.t)
         if self.monotonic:
             t_BL = torch.minimum(t_BL, view.clock_BL)
@@ -123,18 +130,20 @@ class Allocation:
             # A level such as 59 / 100 times 100 may lie just below 59.
             t_BL = (t_BL * T + 1e-9).floor() / T
             t_BL = t_BL.clamp(min(1 / T, view.highest), view.highest)
-        t_BL = t_BL.clamp(0.0, 1.0)
-        return t_BL if self.pooled == "none" else self._mean(t_BL, view)
+        return t_BL.clamp(0.0, 1.0)
 
-    def _mean(self, t_BL: Tensor, view: AllocationView) -> Tensor:
+    def pool(self, s_BL: Tensor, view: AllocationView) -> Tensor:
+        """The levels that tokens are noised to, of those by the rule: a common one of every
+        sequence, or the same where nothing is pooled; float64 (B, L).
+
+        Sequences without open positions have no mean, and nobody reads their levels.
+        """
+        if self.pooled == "none":
+            return s_BL
         count_B1 = view.open_BL.sum(-1, keepdim=True).clamp(min=1)
 
         def mean(values_BL: Tensor) -> Tensor:
             return (values_BL * view.open_BL).sum(-1, keepdim=True) / count_B1
 
-        # What tokens are noised to is a step below t_i.
-        step = view.t - view.s
-        s_BL = (t_BL - step).clamp(min=0.0)
         pooled_B1 = mean(s_BL) if self.pooled == "t" else view.level(mean(view.alpha(s_BL)))
-        # Sequences without open positions have no mean, and nobody reads their levels.
-        return (pooled_B1 + step).clamp(max=1.0).expand(t_BL.shape)
+        return pooled_B1.expand(s_BL.shape)

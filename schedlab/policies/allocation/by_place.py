@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schedlab.errors import InputError
 from schedlab.policies.allocation.base import Allocation, AllocationView
 
 
@@ -65,6 +66,12 @@ class Fixed(_Unsignalled):
     """t_i = `at` at every step, 0 or 1 in the paper [P]."""
 
     at: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the level."""
+        super().__post_init__()
+        if not 0 <= self.at <= 1:
+            raise InputError(f"at must be in [0, 1], got {self.at}")
 
     def raw_levels(self, view: AllocationView) -> Tensor:
         """(1, 1)."""

@@ -330,7 +330,8 @@ def _mean_levels(file: ControlFile, one: Sweep) -> str:
 def _opinions(own: Measured, file: ControlFile) -> str:
     """Other judges, and the guides, which do not count."""
     found = own.fresh.estimates
-    others = [name for name in file.setting.judges if name != file.setting.judge]
+    deciding = file.setting.deciding or (file.setting.judge,)
+    others = [name for name in file.setting.judges if name not in deciding]
     parts = [
         f"judge '{one_line(name)}' {share(found[f'control_{name}'])}"
         for name in others
