@@ -108,6 +108,7 @@ def write_models(folder: Path) -> Path:
         "other-guide": classifier(8, ("short", "long")),
         "judge": classifier(9, encoder="convolution"),
         "judge-2": classifier(10),
+        "other-judge": classifier(11, ("long", "short")),
     }
     for name, network in networks.items():
         checkpoint.save(folder / name, network, {}, precision="float32")

@@ -37,6 +37,7 @@ from schedlab.deploy import export
 from schedlab.deploy.runtime import load_plan, run_plan
 from schedlab.errors import InputError
 from schedlab.evaluation.evaluate import check_plan, check_process, run_missing
+from schedlab.evaluation.lab import build_lab
 from schedlab.job import Job, load_job, parse_job
 from schedlab.metrics.cost import expected_cost, guidance_flops, role_costs
 from schedlab.pipeline import estimate_job, run_search, status
@@ -45,11 +46,12 @@ from schedlab.pipeline.run_folder import RunFolder
 from schedlab.pipeline.stages import Run
 from schedlab.pipeline.workers import ParallelEvaluator, _evaluator
 from schedlab.plan import ModelSchedule, Plan, PlanFile, PolicySpec
-from schedlab.processes import SimplexProcess
+from schedlab.processes import SimplexProcess, only_masked
 from schedlab.results import BlockRecord, Store
 from schedlab.results.control_file import ControlFile
 from schedlab.results.environment_file import EnvironmentFile
 from schedlab.results.search_file import SearchFile
+from schedlab.sampling import SequenceIds, sample
 
 NUM_BLOCKS = 2  # of the search, each of four sequences
 
@@ -428,8 +430,7 @@ def refused(job: Job, run: Path) -> str:
         ({"plan": {"noise_schedule": "linear"}}, "plan.noise_schedule is 'linear', the denoisers"),
         ({"plan": {"simplex_value": 2.0}}, "plan.simplex_value is 2.0, the denoisers"),
         ({"plan": {"length": 17}}, "at most the 16 that the denoisers"),
-        ({"plan": {"policy": {"name": "low_confidence"}}}, "takes no guidance"),
-        ({"plan": {"policy": {"name": "tta_linear", "parameters": {"x": 1}}}}, "no parameter 'x'"),
+        ({"lab": {"judges": {"judge": "other-judge"}}}, "knows none of the labels"),
         ({"lab": {"classifiers": {"topic": "nowhere"}}}, "nowhere"),
         ({"lab": {"classifiers": {"topic": "light"}}}, "wanted is classifier"),
         ({"lab": {"judges": {"judge": "heavy"}}}, "wanted is classifier"),
@@ -564,7 +565,10 @@ def test_prefixes_of_held_out_text_are_given(models: Path, tmp_path: Path) -> No
 
 def test_several_attributes_guide_together(models: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    lab = {"classifiers": {"topic": str(models / "guide"), "size": str(models / "other-guide")}}
+    lab = {
+        "classifiers": {"topic": str(models / "guide"), "size": str(models / "other-guide")},
+        "judges": {"judge": str(models / "judge"), "size": str(models / "other-judge")},
+    }
     attributes = [{"classifier": "topic", "label": "beta"},
                   {"classifier": "size", "label": "long", "weight": 0.5}]  # fmt: skip
     small = {"attributes": attributes, "trials": 1, "points": 1, "steps": [3]}
@@ -572,10 +576,18 @@ def test_several_attributes_guide_together(models: Path, tmp_path: Path) -> None
     file = ControlFile.read(run / "control.json")
     assert file.setting.labels == [("beta",), ("long",)]
     assert file.traces[0].label == "beta, long"
+    assert file.setting.deciding == ("judge", "size") and file.setting.judge == "judge and size"
     for row in file.fresh:
         assert {"guide_topic", "guide_size", "control_judge"} <= set(row.estimates)
         assert set(row.by_label) == {"beta"}
+        # Both must hold.
+        assert row.control.value <= min(
+            row.estimates[f"control_{name}"].value for name in ("judge", "size")
+        )
     exported = export(run, "best")
+    assert exported.provenance["judge_location"] == [
+        str(models / name) for name in ("judge", "other-judge")
+    ]
     assert set(exported.classifiers) == {"topic", "size"}
     player = load_plan(exported)
     other = player.steered({"topic": "gamma"})
@@ -601,6 +613,17 @@ def test_masked_denoisers_are_guided_with_clocks_of_their_tokens(
     file = ControlFile.read(run / "control.json")
     assert {row.plan.policy.name for row in file.rows if row.origin == "sweep"} == set(names)
     assert file.setting.process == "masked" and file.picks
+    # Unguided it is the plain sampler, which makes fewer forwards than steps where none is due.
+    reference = file.row(file.setting.reference)
+    plain = Plan(**{name: getattr(reference.plan, name) for name in Plan.model_fields}
+                 | {"guidance": None})  # fmt: skip
+    (stored,) = [r for r in records(run) if r.identity.plan.digest == reference.digest
+                 and r.identity.block == load_job(run / "job.toml").blocks()[0]]  # fmt: skip
+    lab = build_lab(load_job(run / "job.toml").lab)
+    same = sample(plain, lab.denoisers, only_masked(lab.process, "plain"),
+                  SequenceIds.of([stored.identity.block]))  # fmt: skip
+    assert same.z_BL.tolist() == stored.tokens
+    assert same.usage["H"].forwards_B.tolist() == stored.usage["H"].forwards
     exported = export(run, "best")
     exported.write(tmp_path / "plan.json")
     tokens = load_plan(tmp_path / "plan.json").tokens(5, seed=file.setting.fresh_seed)
@@ -652,6 +675,43 @@ def test_a_search_over_model_schedules_is_guided_as_the_plan_says(
 def test_a_search_with_plans_of_a_single_step_ends(models: Path, tmp_path: Path) -> None:
     """A plan of one step has no pair of steps to look at; what was searched must not be lost."""
     run = tmp_path / "run"
-    small = {"steps": [1], "schedules": [["H"]], "trials": 1, "points": 1}
+    small = {"steps": [1], "schedules": [["H"]], "trials": 1, "points": 1, "last_step": True}
     run_search(control_job(models, run, plan={"num_steps": 2}, control=small), run)
     assert ControlFile.read(run / "control.json").picks
+
+
+def test_what_ablation_takes_is_counted(models: Path, tmp_path: Path) -> None:
+    """L + 1 forwards of the guide at every step whose levels it decides: not while warming up,
+    not at the last one."""
+    run = tmp_path / "run"
+    small = {"names": ["tta_adaptive"], "signals": ["ablation"], "steps": [4], "points": 1,
+             "trials": 0, "iterations": [1]}  # fmt: skip
+    policy = {"name": "tta_constant", "parameters": {"warm_up": 0.25}}
+    run_search(control_job(models, run, plan={"policy": policy}, control=small), run)
+    file = ControlFile.read(run / "control.json")
+    (swept,) = [row for row in file.rows if row.origin == "sweep"]
+    (record,) = [r for r in records(run) if r.identity.plan.digest == swept.digest
+                 and r.identity.block == load_job(run / "job.toml").blocks()[0]]  # fmt: skip
+    assert record.usage["ablation"].head_positions == [2 * (LENGTH + 1)] * 4
+    guide = load_classifier(models / "guide")
+    assert record.costs["ablation"].head_flops == guide.encoder_flops(LENGTH)
+    lab = build_lab(load_job(run / "job.toml").lab)
+    costs = role_costs(swept.plan, lab.denoisers, guides=lab.guides)
+    expected = expected_cost(swept.plan, costs)
+    assert expected.flops_total == pytest.approx(swept.estimates["flops_total"].value)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"plan": {"policy": {"name": "tta_linear"}}}, "plan.policy tta_linear"),
+        ({"plan": {"policy": {"name": "low_confidence"}}}, "plan.policy low_confidence"),
+        ({"control": {"steps": [1], "schedules": [["H"]]}}, "one step guides nothing"),
+    ],
+)
+def test_jobs_whose_reference_would_not_be_the_plain_sampler_are_refused(
+    models: Path, tmp_path: Path, tables: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        control_job(models, tmp_path / "run", **tables)
+    assert "\n" not in str(caught.value)

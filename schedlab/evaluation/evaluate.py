@@ -284,7 +284,7 @@ def _forwards_per_sequence(plans: Sequence[Plan], lab: Lab, prompts: Given | Non
                 )
                 total += sum(cost.forwards.values())
             continue
-        costs = role_costs(family[0], lab.denoisers, prefix_length)
+        costs = role_costs(family[0], lab.denoisers, prefix_length, guides=lab.guides)
         cost = expected_cost(family[0], costs, prefix_length=prefix_length)
         per_step = sum(cost.forwards.values()) / family[0].num_steps
         total += per_step * sum(steps_to_run(family).values())
@@ -500,6 +500,11 @@ def check_plan(plan: Plan, lab: Lab, prompts: Given | None) -> None:
     check_roles(plan, lab.denoisers)
     check_policy(plan.policy)
     check_process(plan, lab.process, lab.denoisers)
+    if plan.length > lab.max_length:
+        raise InputError(
+            f"a plan's length must be at most the {lab.max_length} that the denoisers were"
+            f" trained for, got {plan.length}; lower length"
+        )
     if plan.is_dense:
         check_dense(plan, lab.guides)
         if isinstance(prompts, HeldOut):
@@ -507,11 +512,6 @@ def check_plan(plan: Plan, lab: Lab, prompts: Given | None) -> None:
                 f"policy {plan.policy}: with guidance, clocks of tokens or processes other than"
                 " the masked one there is no exact likelihood; measure samples"
             )
-    if plan.length > lab.max_length:
-        raise InputError(
-            f"a plan's length must be at most the {lab.max_length} that the denoisers were"
-            f" trained for, got {plan.length}; lower length"
-        )
     if plan.guidance is not None:
         check_guides(plan.guidance, lab.guides)
         prefix_length = prompts.prefix_length if prompts is not None else 0

@@ -19,7 +19,7 @@ from schedlab.plan import Plan, families_of
 from schedlab.policies import COMMIT_POLICIES, OWN_LOOP
 from schedlab.processes import MaskedProcess, Process
 from schedlab.sampling.decode import decode, rows_at_once
-from schedlab.sampling.dense import GUIDANCE, sample_dense
+from schedlab.sampling.dense import sample_dense, usage_names
 from schedlab.sampling.events import Work, sample_events
 from schedlab.sampling.forwards import call_rows
 from schedlab.sampling.lanes import Sampled
@@ -126,9 +126,7 @@ def _family(
     progress: Callable[[], None],
 ) -> Iterator[Sampled]:
     """Plans that differ in the model schedule alone, batch after batch of sequences."""
-    roles = dict.fromkeys(role for plan in plans for role in plan.model_schedule.roles)
-    if any(plan.guidance is not None for plan in plans):
-        roles[GUIDANCE] = None
+    roles = dict.fromkeys(name for plan in plans for name in usage_names(plan))
     for rows_b in batches:
         states = [by_itself(plan, rows_b) for plan in plans]
         progress()
