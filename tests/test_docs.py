@@ -10,8 +10,12 @@ import pytest
 import typer
 
 from schedlab.cli import app
+from schedlab.evaluation.evaluate import check_plan
+from schedlab.evaluation.lab import build_lab
 from schedlab.files import validate
-from schedlab.job import parse_job
+from schedlab.job import Job, parse_job
+from schedlab.plan import ModelSchedule, Plan
+from schedlab.search.control import first_plans
 from schedlab.training import DeriveJob, TrainJob
 from schedlab.training.job import ClassifierJob, SimplexJob
 
@@ -46,11 +50,18 @@ def test_the_training_examples_are_training_jobs() -> None:
 
 def test_the_example_of_a_joint_search_is_a_job() -> None:
     plan, control = map(tomllib.loads, blocks(ROOT / "docs" / "control.md", "toml"))
-    one = parse_job(plan | {"search": {"additive": False}}, where="control.md")
+    one = parse_job(plan, where="control.md")
     assert one.plan.guidance is not None and one.plan.guidance.scale == 600.0
-    shared = {key: value for key, value in plan["plan"].items() if key != "guidance"}
-    job = parse_job(plan | control | {"plan": shared}, where="control.md")
+    job = parse_job(control, where="control.md")
     assert job.control is not None and job.control.trials == 80
+    for example in (one, job):  # and fits the bundled models
+        lab = build_lab(example.lab)
+        for planned in first_plans(example) if example.control else [_plan_of(example)]:
+            check_plan(planned, lab, None)
+
+
+def _plan_of(job: Job) -> Plan:
+    return job.plan.plan(ModelSchedule.constant(job.plan.heavy, job.plan.num_steps))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -147,7 +147,8 @@ def _introduction(file: ControlFile) -> str:
         f" {setting.trials} proposals. Losses: {listing(objectives)}. Constraints:"
         f" {f'{listing(limits)}; values must hold them, not intervals' if limits else 'none'}."
         f" Hypervolume of the front: {number(file.hypervolume)}, on the search's sequences,"
-        " comparable only with searches of the same losses and reference. Guidance, its gradients"
+        " comparable only with searches of the same losses, reference, most steps and iterations."
+        " Guidance, its gradients"
         f" as a signal and the allocation rules are TTA's ({PAPER}), where they are of simplex"
         " models."
         + (f" schedlab's own here: {listing(ideas)}." if ideas else "")

@@ -393,7 +393,7 @@ def test_a_sweep_that_is_pooled_is_not_taken_for_the_adaptive_one() -> None:
 def test_the_parameter_that_matters_most_is_named_where_it_is_told_apart() -> None:
     found = ask(run_of(), "Which parameter matters most")
     assert found.verdict == "fact" and found.text == "lambda."
-    assert "PED-ANOVA over 24 proposals: lambda 0.58" in found.detail
+    assert "PED-ANOVA over 24 proposals and swept plans: lambda 0.58" in found.detail
     close = {name: Estimate(value=0.17, low=0.1, high=0.3, n=24) for name in PARAMETERS}
     found = ask(run_of({"importance": {"control": close}}), "Which parameter matters most")
     assert found.verdict == "open" and "not told apart from" in found.text

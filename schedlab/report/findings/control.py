@@ -200,9 +200,9 @@ def matters_most(file: ControlFile) -> Finding | None:
     tied = [other for other, estimate in rest if not apart(estimate, top)]
     shares = "; ".join(f"{parameter_words(key)} {_share(value)}" for key, value in ranked[:5])
     detail = (
-        f"Shares of PED-ANOVA over {top.n} proposals: {shares}. Intervals: bootstrap over"
-        " proposals. It ranks what tells the best tenth apart within the ranges searched; it is no"
-        " effect, and knows no direction."
+        f"Shares of PED-ANOVA over {top.n} proposals and swept plans: {shares}. Intervals:"
+        " bootstrap over them. It ranks what tells the best tenth apart within the ranges"
+        " searched; it is no effect, and knows no direction."
     )
     if not rest:
         return Finding(question, "open", f"Only {parameter_words(name)} was searched.", detail)
