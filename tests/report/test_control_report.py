@@ -47,6 +47,7 @@ from schedlab.report.control_plans import (
     own_ideas,
     policy_words,
     sweeps,
+    trace_name,
 )
 from schedlab.report.control_sections import key_numbers, sections
 from schedlab.report.control_tables import MOST_LABELS, by_label
@@ -763,3 +764,13 @@ def test_a_folder_with_this_search_alone_is_read(tmp_path: Path) -> None:
     (words,) = [b for s in found.sections for b in s.blocks
                 if isinstance(b, Table) and b.name == "words-table"]  # fmt: skip
     assert "base rate" in {row[0].text for row in words.rows}
+
+
+def test_a_traced_plan_that_the_search_did_not_try_is_the_picked_one_with_constant_clocks() -> (
+    None
+):
+    file = control()
+    own = file.traces[0].model_copy(update={"digest": "f" * 64})
+    file = file.model_copy(update={"traces": (file.traces[0], own)})
+    assert trace_name(file, file.traces[0]).startswith("best: ")
+    assert trace_name(file, own) == "the same, constant clocks"
