@@ -319,6 +319,24 @@ def test_what_is_measured_again_are_sweeps_the_reference_and_so_many_of_the_fron
         assert blocks == (searched | fresh if digest in again else searched)
 
 
+def test_intervals_of_seconds_are_over_blocks_which_are_timed_one_by_one() -> None:
+    class Busy(ControlWorld):
+        """The second block of guided plans was sampled while the machine was busy."""
+
+        def _record(self, plan: Plan, block: SeedBlock) -> Any:
+            record = super()._record(plan, block)
+            slower = 1.5 if block.first and plan.guidance and plan.guidance.iterations else 1.0
+            return record.model_copy(update={"seconds": [slower * s for s in record.seconds]})
+
+    file = ran(control_job(cost="seconds", trials=2), Busy())
+    for fresh in file.fresh:
+        plan = file.row(fresh.digest).plan
+        assert fresh.cost.n == 2  # blocks, not sequences
+        if fresh.digest != file.setting.reference:
+            assert fresh.cost.value == pytest.approx(1.25 * cost_of(plan))
+            assert fresh.cost.low < 1.1 * cost_of(plan) and fresh.cost.high > 1.4 * cost_of(plan)
+
+
 def test_the_picked_plans_are_looked_at_on_fresh_sequences() -> None:
     world, job = ControlWorld(), control_job(traced=5, trials=10)
     file = ran(job, world)
