@@ -63,7 +63,7 @@ def test_a_pick_becomes_a_plan_file_that_reads_back(
     assert set(exported.denoisers) == set(exported.plan.model_schedule.roles)
     found = exported.provenance
     assert (found["pick"], found["judge"]) == (pick, synthetic_control.JUDGE)
-    assert (found["judge_location"], found["judge_sha256"]) == (JUDGE.location, JUDGE.sha256)
+    assert (found["judge_location"], found["judge_sha256"]) == ([JUDGE.location], [JUDGE.sha256])
     assert found["reference_plan"] == file.setting.reference
     assert found["plans_evaluated"] == len(file.rows)
     assert found["search_file_sha256"] == sha256_file(folder / "control.json")
