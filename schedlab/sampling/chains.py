@@ -35,10 +35,9 @@ class Chain(Protocol):
     free_BL: Tensor
     tokens_BL: Tensor
 
-    @property
-    def keeps_lowest(self) -> bool:
-        """Whether the lowest level that a token was noised to counts: nothing that is known of it
-        is lost again."""
+    def lowest(self, by_rule_BL: Tensor, stands_BL: Tensor) -> Tensor | None:
+        """Levels that a token is not noised above again, of those that the rule gave so far and
+        of those that tokens were really noised to; None where every step noises anew."""
         ...
 
     def predict(self, denoiser: Denoiser, t: float, t_BL: Tensor | None) -> tuple[Tensor, At]:
@@ -115,7 +114,9 @@ class SimplexChain(_Common):
     X_BLV: Tensor
     previous_BLV: Tensor | None = None
 
-    keeps_lowest = False
+    def lowest(self, by_rule_BL: Tensor, stands_BL: Tensor) -> Tensor | None:
+        """None."""
+        return None
 
     @classmethod
     def begin(cls, common: _Common, process: SimplexProcess) -> SimplexChain:
@@ -172,7 +173,9 @@ class MaskedChain(_Common):
     process: MaskedProcess
     reveal_uniform_BL: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    keeps_lowest = True
+    def lowest(self, by_rule_BL: Tensor, stands_BL: Tensor) -> Tensor | None:
+        """Really: a rule is asked what it would reveal of the masks that are left."""
+        return stands_BL
 
     @classmethod
     def begin(cls, common: _Common, process: MaskedProcess) -> MaskedChain:
@@ -221,7 +224,9 @@ class UniformChain(_Common):
     clock_BL: Tensor = field(default_factory=lambda: torch.empty(0))
     prediction: str = "leave_one_out"
 
-    keeps_lowest = True
+    def lowest(self, by_rule_BL: Tensor, stands_BL: Tensor) -> Tensor | None:
+        """By the rule: all tokens are there to the end."""
+        return by_rule_BL
 
     @classmethod
     def begin(cls, common: _Common, process: UniformProcess) -> UniformChain:

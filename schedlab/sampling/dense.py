@@ -165,7 +165,8 @@ def sample_dense(
         clock_BL = policy.levels(view)
         # One step below t_i: released code noises to abar[t_i - 1].
         below_BL = (clock_BL - (t - grid[k + 1])).clamp(min=0.0)
-        by_rule_BL = torch.minimum(by_rule_BL, below_BL) if chain.keeps_lowest else below_BL
+        lowest_BL = chain.lowest(by_rule_BL, stands_BL)
+        by_rule_BL = below_BL if lowest_BL is None else torch.minimum(lowest_BL, below_BL)
         stands_BL = policy.pool(by_rule_BL, view)
         guided_BL = _likeliest(chain, logits_NV, at) if trace is not None else None
         if last:
