@@ -87,7 +87,7 @@ class DiT(Network):
             hidden_size=config.hidden_size,
             max_length=config.max_length,
             process=config.process,
-            # What the plug-in bound of the uniform process trains (METHODS 1.2).
+            # What the plug-in bound of the uniform process trains (DUO, UDLM).
             prediction="posterior" if config.process == "masked" else "leave_one_out",
             time_input="sequence" if config.time_conditioning else "none",
         )

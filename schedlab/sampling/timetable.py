@@ -1,6 +1,6 @@
 """When every position is revealed: known before the first forward.
 
-In the masked process the reveal does not depend on the prediction (METHODS: "which positions are
+In the masked process the reveal does not depend on the prediction ("which positions are
 revealed does not depend on the prediction"; arXiv 2406.07524, Eq. 6), so a sequence's whole
 timetable follows from its reveal uniforms and the policy. An *event* is a step at which a sequence
 reveals something; only events need a forward.
