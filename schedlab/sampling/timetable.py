@@ -1,8 +1,8 @@
 """When every position is revealed: known before the first forward.
 
 In the masked process which positions are revealed does not depend on the prediction (arXiv
-2406.07524, Eq. 6), so a sequence's whole timetable follows from its reveal uniforms and the policy.
-An *event* is a step at which a sequence reveals something; only events need a forward.
+2406.07524, Eq. 6), so a sequence's whole timetable follows from its reveal uniforms and the
+policy. An *event* is a step at which a sequence reveals something; only events need a forward.
 
 `first_hitting` is the continuous-time chain (arXiv 2409.02908): position i is revealed alone, at
 the time t_i with alpha(t_i) = u_i. These are the reveal times of all grids as T grows, so plans of
