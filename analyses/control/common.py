@@ -16,6 +16,7 @@ import numpy as np
 from schedlab.evaluation.evaluate import evaluate
 from schedlab.evaluation.lab import Lab, build_lab
 from schedlab.files import write_atomic
+from schedlab.metrics.matched_entropy import Fluency
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.plan.guidance import Attribute, Guidance
 from schedlab.plan.lab_config import LabConfig
@@ -111,6 +112,11 @@ def log_ppl_difference(one: Measurement, other: Measurement) -> Estimate:
     """Difference of log Gen-PPL, paired."""
     columns = (one.nll_S, one.scored_tokens_S, other.nll_S, other.scored_tokens_S)
     return bootstrap_statistic(lambda a, b, c, d: a / b - c / d, *columns).estimate()
+
+
+def fluency_of(found: Measurement) -> Fluency:
+    """Columns for comparisons at equal entropy."""
+    return Fluency(found.nll_S, found.scored_tokens_S, found.entropy_S)
 
 
 def control_S(found: Measurement) -> np.ndarray:

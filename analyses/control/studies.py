@@ -29,6 +29,7 @@ import torch
 from schedlab.allocator import keep_freed_memory
 from schedlab.evaluation.trace import trace_plan
 from schedlab.metrics.gradient_reliability import gradient_reliability
+from schedlab.metrics.matched_entropy import log_ppl_gap
 from schedlab.plan.guidance import Attribute
 from schedlab.results import SeedBlock
 from schedlab.results.bootstrap import bootstrap_mean
@@ -208,14 +209,39 @@ def _noted(step: DenseStep, known: dict[int, list[tuple[np.ndarray, np.ndarray]]
 def fluency(options: argparse.Namespace) -> None:
     """Gen-PPL of guided texts beside unguided ones whose entropy a lower temperature brings to
     the same value."""
-    plans = {
+    lab = common.lab_of()
+    unguided = {
         f"unguided, temperature {temperature:g}": common.plan_of(
             **common.UNGUIDED, temperature=temperature
         )
-        for temperature in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+        for temperature in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
     }
-    found = common.measured(plans, common.lab_of(), number=options.number, store=options.store)
-    common.write("fluency", {"plans": common.as_json(found, options.number)}, options.out)
+    guided = {
+        f"{name}, lambda {scale:g}": common.plan_of(
+            scale=scale, policy=policy, parameters=parameters
+        )
+        for name, policy, parameters in (
+            ("constant", "tta_constant", {}),
+            ("adaptive", "tta_adaptive", {}),
+            ("adaptive, smooth 0", "tta_adaptive", {"smooth": 0.0}),
+        )
+        for scale in (LAMBDAS if not parameters else (MAIN_LAMBDA,))
+    }
+    found = common.measured(unguided | guided, lab, number=options.number, store=options.store)
+    curve = [common.fluency_of(found[name]) for name in unguided]
+    gaps = {name: log_ppl_gap(common.fluency_of(found[name]), curve) for name in guided}
+    for name, gap in gaps.items():
+        print(f"{name}: log Gen-PPL minus unguided at equal entropy {gap}", flush=True)
+    common.write(
+        "fluency",
+        {
+            "plans": common.as_json(found, options.number),
+            "log_gen_ppl_minus_unguided_at_equal_entropy": {
+                name: gap.model_dump() for name, gap in gaps.items() if gap is not None
+            },
+        },
+        options.out,
+    )
 
 
 def guides(options: argparse.Namespace) -> None:
