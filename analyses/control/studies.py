@@ -143,6 +143,13 @@ def forgetting(options: argparse.Namespace) -> None:
         "adaptive, mean t, lambda 600": {
             "scale": 600.0, "policy": "tta_adaptive", "parameters": {"pooled": "t"},
         },
+        "adaptive, smooth 0, lambda 600": {
+            "scale": 600.0, "policy": "tta_adaptive", "parameters": {"smooth": 0.0},
+        },
+        "adaptive, smooth 0, mean alpha, lambda 600": {
+            "scale": 600.0, "policy": "tta_adaptive",
+            "parameters": {"smooth": 0.0, "pooled": "alpha"},
+        },
     }.items():  # fmt: skip
         plan = common.plan_of(**settings)  # type: ignore[arg-type]
         traces = {
