@@ -1,6 +1,6 @@
 """Token by token from a causal `Transformer`, keys and values kept: what one-at-a-time costs.
 
-Legend: B sequences, L positions, n those that are there, D hidden size, H heads.
+Legend: B sequences, L positions, D hidden size, H heads of size d, V vocabulary.
 """
 
 from __future__ import annotations
