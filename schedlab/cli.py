@@ -352,22 +352,21 @@ def measure(
         measure_control,
         measure_plan,
     )
+    from schedlab.deploy.runtime import load_plan
     from schedlab.job import load_job
     from schedlab.plan.task_config import TaskConfig
 
+    player = load_plan(plan, device=device)
     if judge is not None:
         with TemporaryDirectory() as store:
-            found = measure_control(
-                plan, judge, num, store=store, first=first, seed=seed, device=device
-            )
+            found = measure_control(player, judge, num, store=store, first=first, seed=seed)
         shown = {
             name: found.estimates[name]
             for name in ("control_judge", "control_p_judge", "gen_ppl", "entropy", "distinct_3",
                          "forwards", "flops_total", "seconds")
             if name in found.estimates
         }  # fmt: skip
-        against = measure_against_autoregressive(plan, device=device)
-        shown["seconds_over_autoregressive"] = against
+        shown["seconds_over_autoregressive"] = measure_against_autoregressive(player)
         rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]
         _show(shown, _table(rows), as_json=as_json)
         return
@@ -376,7 +375,7 @@ def measure(
     if task.endswith(".toml"):
         config = load_job(task).task or config
     with TemporaryDirectory() as store:
-        found = measure_plan(plan, config, num, store=store, first=first, seed=seed, device=device)
+        found = measure_plan(player, config, num, store=store, first=first, seed=seed)
     names = ("accuracy", "forwards", "block_forwards", "flops_total", "seconds")
     shown = {name: found.estimates[name] for name in names}
     rows = [(name.replace("_", " "), str(value)) for name, value in shown.items()]

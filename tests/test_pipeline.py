@@ -367,6 +367,18 @@ def test_workers_give_the_same_results_their_death_is_noticed_and_none_is_left(
     assert stored <= set(evaluations(finished))
 
 
+def test_few_evaluations_that_take_long_are_worth_workers(world: Path, tmp_path: Path) -> None:
+    job = tiny_job(world)
+    local = Run(job, RunFolder(tmp_path), Silent()).evaluator().local
+    plans = [job.plan.plan(ModelSchedule.parse(text)) for text in ("H8", "L8")]
+    many = ParallelEvaluator(local, job.lab, num_workers=2, min_seconds=1e-3)
+    with contextlib.closing(many):
+        many(plans, job.blocks())
+        assert not many.pids
+        many(plans, job.fresh_blocks())
+        assert many.pids
+
+
 def test_what_goes_wrong_in_a_worker_is_said_here(world: Path, tmp_path: Path) -> None:
     job = tiny_job(world)
     local = Run(job, RunFolder(tmp_path), Silent()).evaluator().local

@@ -21,6 +21,7 @@ from tiny_world import tiny_job, write_job
 from schedlab.cli import app
 from schedlab.deploy import export
 from schedlab.deploy.measure import measure_plan
+from schedlab.deploy.runtime import load_plan
 from schedlab.errors import InputError
 from schedlab.evaluation.evaluate import run_missing
 from schedlab.job import load_job, parse_job
@@ -197,7 +198,7 @@ def test_every_measured_answer_of_an_exported_plan_is_repeated(
     assert task is not None
     setting = file.setting
     found = measure_plan(
-        tmp_path / "plan.json", task, setting.fresh_sequences,
+        load_plan(tmp_path / "plan.json"), task, setting.fresh_sequences,
         store=tmp_path, first=setting.num_sequences, seed=setting.fresh_seed,
     )  # fmt: skip
     assert found.estimates["accuracy"] == file.fresh_row(exported.digest).estimates["accuracy"]  # type: ignore[union-attr]

@@ -6,10 +6,9 @@ Items and random numbers are the caller's to choose, so that none need be those 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from schedlab.classifiers import load as load_classifier
-from schedlab.deploy.runtime import Player, load_plan
+from schedlab.deploy.runtime import Player
 from schedlab.errors import InputError
 from schedlab.evaluation.evaluate import evaluate
 from schedlab.evaluation.lab import NO_SCORER, Lab
@@ -17,7 +16,6 @@ from schedlab.evaluation.prompts import Prompts
 from schedlab.metrics.relative_seconds import relative_seconds
 from schedlab.metrics.samples import Scorer
 from schedlab.metrics.scorers import load_scorer
-from schedlab.plan import PlanFile
 from schedlab.plan.task_config import TaskConfig
 from schedlab.results import Estimate, Measurement, SeedBlock, Store
 from schedlab.tasks import load_task
@@ -25,36 +23,32 @@ from schedlab.tasks.rows import encode_prompts
 
 
 def measure_plan(
-    plan_file: PlanFile | str | os.PathLike[str],
+    player: Player,
     task: TaskConfig,
     n: int,
     *,
     store: str | os.PathLike[str],
     first: int = 0,
     seed: int = 0,
-    device: str = "auto",
 ) -> Measurement:
     """Accuracy and cost of a plan on items `first` to `first + n` of a task.
 
     Args:
-        plan_file: the plan, whose denoisers and tokenizer are checked against it.
+        player: the plan, loaded.
         task: what is asked and how answers are judged.
         n: items, at least 2.
         store: folder for what was evaluated.
         first: number of the first item.
         seed: of the random numbers.
-        device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        InputError: see `load_plan`, `load_task`; prompts that leave no room.
+        InputError: see `load_task`; prompts that leave no room.
     """
     if n < 2 or first < 0:
         raise InputError(f"items must be at least 2 from a place on, got {n} from {first}")
-    player = load_plan(plan_file, device=device)
-    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
     asked = load_task(task, first + n)
     # As long as those that the plan was measured with: blocks lie where they lay then.
-    prefix = int(str(file.provenance.get("prefix_length", 0))) or None
+    prefix = int(str(player.file.provenance.get("prefix_length", 0))) or None
     where = f"task {asked.name}"
     tokens = encode_prompts(asked.items, player.tokenizer, length=prefix, where=where)
     lab = Lab(
@@ -62,7 +56,7 @@ def measure_plan(
         process=player.process,
         tokenizer=player.tokenizer,
         scorer=None,
-        precision=file.precision,
+        precision=player.file.precision,
         device=player.device,
         guides=player.guides,
     )
@@ -77,41 +71,37 @@ def measure_plan(
 
 
 def measure_control(
-    plan_file: PlanFile | str | os.PathLike[str],
+    player: Player,
     judge: str,
     n: int,
     *,
     store: str | os.PathLike[str],
     first: int = 0,
     seed: int = 0,
-    device: str = "auto",
 ) -> Measurement:
     """Control accuracy, Gen-PPL, diversity and cost of a guided plan, without prompts.
 
     Args:
-        plan_file: the plan, whose denoisers, guides and tokenizer are checked against it.
+        player: the plan, loaded.
         judge: location of a classifier that does not guide it.
         n: sequences, at least 2.
         store: folder for what was evaluated.
         first, seed: which sequences.
-        device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        InputError: see `load_plan`; a plan without guidance, a judge that guides or that knows
-            none of the labels asked for.
+        InputError: a plan without guidance, a judge that guides or that knows none of the labels
+            asked for.
     """
     if n < 2 or first < 0:
         raise InputError(f"sequences must be at least 2 from a place on, got {n} from {first}")
-    player = load_plan(plan_file, device=device)
     if player.plan.guidance is None:
         raise InputError("a judge judges guided plans; this one has no guidance")
-    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
     lab = Lab(
         denoisers=player.denoisers,
         process=player.process,
         tokenizer=player.tokenizer,
-        scorer=_scorer(file, player),
-        precision=file.precision,
+        scorer=_scorer(player),
+        precision=player.file.precision,
         device=player.device,
         guides=player.guides,
         judges={"judge": load_classifier(judge, device=player.device)},
@@ -122,30 +112,23 @@ def measure_control(
     return found
 
 
-def measure_against_autoregressive(
-    plan_file: PlanFile | str | os.PathLike[str], *, device: str = "auto"
-) -> Estimate:
+def measure_against_autoregressive(player: Player) -> Estimate:
     """Seconds of a plan over those of an autoregressive model of the same size, see
     `relative_seconds`.
-
-    Raises:
-        InputError: see `load_plan`.
     """
-    player = load_plan(plan_file, device=device)
-    file = plan_file if isinstance(plan_file, PlanFile) else PlanFile.read(Path(plan_file))
     return relative_seconds(
         player.plan,
         player.denoisers,
         player.process,
         guides=player.guides,
         device=player.device,
-        precision=file.precision,
+        precision=player.file.precision,
     )
 
 
-def _scorer(file: PlanFile, player: Player) -> Scorer | None:
+def _scorer(player: Player) -> Scorer | None:
     """The scorer that the plan was measured with; None where it had none."""
-    name = str(file.provenance.get("scorer", NO_SCORER))
+    name = str(player.file.provenance.get("scorer", NO_SCORER))
     if name in ("", NO_SCORER):
         return None
     return load_scorer(name, tokenizer=player.tokenizer, device=player.device)

@@ -40,6 +40,7 @@ class Player:
         denoisers: by role, as many as the plan names.
         process: the noising process over their vocabulary.
         tokenizer: between tokens and text.
+        file: the plan file, which says how the plan was measured.
         device: where the denoisers are.
         guides: classifiers by name, as many as the plan names.
     """
@@ -48,6 +49,7 @@ class Player:
     denoisers: Mapping[str, Denoiser]
     process: Process
     tokenizer: Tokenizer
+    file: PlanFile
     device: str = "cpu"
     guides: Mapping[str, Classifier] = field(default_factory=dict)
 
@@ -164,7 +166,7 @@ def load_plan(plan_file: PlanFile | str | os.PathLike[str], *, device: str = "au
     check_classifiers(guides, {}, spec)
     check_guides(file.plan.guidance, guides)
     check_process(file.plan, process, denoisers)
-    return Player(file.plan, denoisers, process, tokenizer, place, guides)
+    return Player(file.plan, denoisers, process, tokenizer, file, place, guides)
 
 
 def run_plan(

@@ -38,7 +38,10 @@ from schedlab.results import Measurement, PlanCost, SeedBlock, Store
 from schedlab.results.control_file import ControlTrace
 
 MIN_WORK = 64
-"""Evaluations in all below which starting processes costs more than it saves."""
+"""Evaluations in all below which starting processes costs more than it saves ..."""
+
+MIN_SECONDS = 20.0
+"""... unless they took so long: a guided plan's take seconds each."""
 
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 1.0
@@ -53,14 +56,17 @@ class ParallelEvaluator:
         config: what the workers load; must be what `local` holds.
         num_workers: processes; 1 never starts any.
         min_work: evaluations, at once or one after the other, that are worth starting them for.
+        min_seconds: seconds of evaluations in this process that are so, too.
     """
 
     local: Evaluator
     config: LabConfig
     num_workers: int
     min_work: int = MIN_WORK
+    min_seconds: float = MIN_SECONDS
     _workers: list[_Worker] = field(default_factory=list)
     _asked: int = 0
+    _seconds: float = 0.0
 
     def __call__(self, plans: Sequence[Plan], blocks: Sequence[SeedBlock]) -> list[Measurement]:
         """Measure plans on seed blocks; see `evaluate`."""
@@ -73,11 +79,15 @@ class ParallelEvaluator:
         }
         # Proposals that come one by one add up to as much as a sweep.
         self._asked += len(missing)
-        started = bool(self._workers) or self._asked >= self.min_work
+        worth = self._asked >= self.min_work or self._seconds >= self.min_seconds
+        started = bool(self._workers) or worth
         enough = len(missing) >= (2 if started else self.min_work)
         if self.num_workers > 1 and len({block for _, block in missing}) > 1 and enough:
             self._spread(missing, len(plans) * len(blocks))
-        return self.local(plans, blocks)
+        began = time.monotonic()
+        found = self.local(plans, blocks)
+        self._seconds += time.monotonic() - began
+        return found
 
     @property
     def pids(self) -> list[int]:

@@ -72,15 +72,16 @@ def targets_of(
 
 def check_guides(guidance: Guidance | None, guides: Mapping[str, Classifier]) -> None:
     """Refuse a plan that names a guide or a label which is not there."""
-    for attribute in guidance.attributes if guidance is not None else ():
+    if guidance is None:
+        return
+    for attribute in guidance.attributes:
         if attribute.classifier not in guides:
             raise InputError(
                 f"guidance: classifier {attribute.classifier!r} is not among"
                 f" {sorted(guides) or 'none'}; name its location in lab.classifiers"
             )
-    if guidance is not None:
-        nobody = torch.zeros(0, dtype=torch.int64)
-        targets_of(guidance.attributes, guides, SequenceIds(nobody, nobody))
+    nobody = torch.zeros(0, dtype=torch.int64)
+    targets_of(guidance.attributes, guides, SequenceIds(nobody, nobody))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from control_world import LABELS, LENGTH, SIGNS, classifier, masked_network, wri
 
 from schedlab.denoisers import checkpoint
 from schedlab.deploy.measure import measure_plan
+from schedlab.deploy.runtime import load_plan
 from schedlab.plan import DenoiserRef, FileRef, ModelSchedule, Plan, PlanFile, PolicySpec
 from schedlab.plan.guidance import Attribute, Guidance
 from schedlab.plan.task_config import TaskConfig
@@ -55,7 +56,10 @@ def test_a_guided_plan_is_measured_on_a_task_with_its_guides(tmp_path: Path) -> 
     task = TaskConfig(source=str(source))
     found = {
         scale: measure_plan(
-            guided_file(tmp_path, scale), task, 4, store=tmp_path / "store", device="cpu"
+            load_plan(guided_file(tmp_path, scale), device="cpu"),
+            task,
+            4,
+            store=tmp_path / "store",
         )
         for scale in (0.0, 300.0)
     }
