@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from schedlab.report.captions import control_facts, trace_facts
@@ -16,14 +18,14 @@ from schedlab.report.content import (
 )
 from schedlab.report.control_plans import measured, names_of, plan_words, share, trace_name
 from schedlab.report.run_data import RunData
-from schedlab.report.words import listing, one_line, visible
+from schedlab.report.words import LINE_END, counted, listing, one_line, sample, visible
 from schedlab.results.control_file import ControlFile, ControlTrace, StepOfText
 
 MOST_STEPS = 12
 MOST_TOKENS = 256
 _LONGEST_TOKEN = 32  # characters
 _LONGEST_SAMPLE = 4000
-_LINE_END = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
+_LINE_ENDS = re.compile(LINE_END + "{4,}")
 _BLANK = "\N{OPEN BOX}"
 
 
@@ -71,7 +73,7 @@ def samples(run: RunData, file: ControlFile) -> Samples | None:
                 ),
                 facts=f"{plan_words(one.plan)}; control {share(one.fresh.control)}",
                 texts=tuple(
-                    visible(text, max_length=_LONGEST_SAMPLE) for text in one.fresh.samples
+                    sample(text, max_length=_LONGEST_SAMPLE) for text in one.fresh.samples
                 ),
             )
         )
@@ -94,7 +96,7 @@ def _at(step: StepOfText) -> TextAtStep:
     edited = set(step.edited) | forgotten
     passages: list[Passage] = []
     for place, token in enumerate(step.tokens[:MOST_TOKENS]):
-        text = visible(token, max_length=_LONGEST_TOKEN).replace("\n", _LINE_END)
+        text = visible(token, max_length=_LONGEST_TOKEN).replace("\n", LINE_END)
         edit: Edit = "none"
         if place in edited:
             edit = "forgotten" if place in forgotten else "kept"
@@ -125,7 +127,12 @@ def _joined(passages: list[Passage]) -> list[Passage]:
             found[-1] = Passage(found[-1].text + one.text)
         else:
             found.append(one)
-    return found
+    return [_shortened(one) if _is_plain(one) else one for one in found]
+
+
+def _shortened(passage: Passage) -> Passage:
+    """Many line ends counted."""
+    return Passage(_LINE_ENDS.sub(lambda run: f"{counted(len(run[0]))} ", passage.text))
 
 
 def _is_plain(passage: Passage) -> bool:

@@ -15,6 +15,9 @@ from schedlab.results import Estimate
 # The folders of an absolute path, at the start or behind a blank or a quotation mark.
 _FOLDERS = re.compile(r"(?<![^\s\"'])(?:[A-Za-z]:)?[/\\](?:[^\s\"'/\\]+[/\\])+")
 
+_LINES = re.compile(r"\n{4,}")
+
+LINE_END = "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}"
 MINUS = "\N{MINUS SIGN}"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -31,6 +34,18 @@ def visible(text: str, *, max_length: int | None = None) -> str:
     if max_length is not None and len(shown) > max_length:
         return shown[: max_length - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return shown
+
+
+def sample(text: str, *, max_length: int) -> str:
+    """A generated text, `visible`, with empty lines counted where they are many: denoisers fill
+    up short texts with separators."""
+    shown = _LINES.sub(lambda run: f"\n{counted(len(run[0]))}\n", visible(text)).strip("\n")
+    return visible(shown, max_length=max_length)
+
+
+def counted(num: int) -> str:
+    """So many line ends in one sign."""
+    return f"{LINE_END}\N{MULTIPLICATION SIGN}{num}"
 
 
 def _visible_character(character: str) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedlab.report.words import (
+    LINE_END,
     change,
     flops,
     interval,
@@ -17,6 +18,7 @@ from schedlab.report.words import (
     number,
     one_line,
     percent,
+    sample,
     spoken_change,
     visible,
     without_folders,
@@ -102,6 +104,14 @@ def test_control_and_direction_characters_become_signs() -> None:
     assert visible("\u202eabc\u2066") == "\N{REPLACEMENT CHARACTER}abc\N{REPLACEMENT CHARACTER}"
     assert visible("\ud800") == "\N{REPLACEMENT CHARACTER}"
     assert visible("a\r\nb\tc") == "a\nb c"
+
+
+def test_samples_do_not_fill_pages_with_empty_lines() -> None:
+    filled = "the movie , but" + "\n" * 90
+    assert sample(filled, max_length=4000) == f"the movie , but\n{LINE_END}\u00d790"
+    assert sample("a\n\n\nb\n\n", max_length=4000) == "a\n\n\nb"  # documents stay apart
+    assert sample("a\n\n\n\n\nb", max_length=4000) == f"a\n{LINE_END}\u00d75\nb"
+    assert sample("abcdef", max_length=4) == "abc\N{HORIZONTAL ELLIPSIS}"
 
 
 @given(st.text(st.characters()))
