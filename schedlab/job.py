@@ -31,11 +31,20 @@ from pydantic import Field, field_validator, model_validator
 from schedlab.errors import InputError
 from schedlab.files import Record, read_toml, validate
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.plan.grid import GRID_POLICIES
 from schedlab.plan.guidance import Attribute, Guidance, Name
 from schedlab.plan.importance_config import ImportanceConfig
 from schedlab.plan.lab_config import LabConfig
 from schedlab.plan.model_schedule import MAX_STEPS
-from schedlab.plan.plan import DEFAULT_SIMPLEX_VALUE, MAX_LENGTH, PolicyName, Role, Scalar
+from schedlab.plan.plan import (
+    DEFAULT_SIMPLEX_VALUE,
+    MAX_LENGTH,
+    NoiseScheduleName,
+    PolicyName,
+    Role,
+    Scalar,
+    TimeGrid,
+)
 from schedlab.plan.policy_space import POLICY_SPACES
 from schedlab.plan.task_config import TaskConfig
 from schedlab.results.seed_block import BLOCK_SIZE, SeedBlock, seed_blocks
@@ -96,7 +105,7 @@ class PlanConfig(Record):
             of ancestral sampling.
         process: of the denoisers.
         noise_schedule: that of the process by default: `cosine` for `simplex`, else `linear`.
-        time_grid, simplex_value: see `Plan`.
+        time_grid, simplex_value, last_step: see `Plan`.
         guidance: classifiers of the lab that steer the prediction.
     """
 
@@ -108,14 +117,15 @@ class PlanConfig(Record):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     policy: PolicySpec = PolicySpec()
     process: Literal["masked", "uniform", "simplex"] = "masked"
-    noise_schedule: Literal["linear", "cosine"] | None = None
-    time_grid: Literal["uniform", "tess"] = "uniform"
+    noise_schedule: NoiseScheduleName | None = None
+    time_grid: TimeGrid = "uniform"
     simplex_value: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_SIMPLEX_VALUE
     guidance: Guidance | None = None
+    last_step: Literal["draw", "greedy"] = "draw"
 
     def plan(self, schedule: ModelSchedule) -> Plan:
         """The plan with this model schedule."""
-        default: Literal["linear", "cosine"] = "cosine" if self.process == "simplex" else "linear"
+        default: NoiseScheduleName = "cosine" if self.process == "simplex" else "linear"
         return Plan(
             length=self.length,
             model_schedule=schedule,
@@ -126,6 +136,7 @@ class PlanConfig(Record):
             policy=self.policy,
             guidance=self.guidance,
             simplex_value=self.simplex_value,
+            last_step=self.last_step,
         )
 
 
@@ -225,8 +236,10 @@ class PoliciesConfig(Record):
         names: policies whose knob is swept.
         tuned: policies whose parameters Optuna searches as well.
         points: values of a knob in a sweep.
-        temperatures, block_lengths: swept with the knob and tuned; `[plan]`'s temperature by
-            default, and no blocks.
+        temperatures, top_ps, block_lengths: swept with the knob and tuned; `[plan]`'s temperature
+            and top-p by default, and no blocks.
+        grid_points: tune the time grid as well, as how far t falls in each of so many parts of
+            the steps (2 or more), of `ancestral` and `psi` [O]; 0 leaves it as it is.
         schedules: model schedules of the sweeps, as roles of equal parts; heavy by default.
         schedule_parts: tune the model schedule as well, as roles of so many equal parts.
         roles: what these parts may be; heavy and light by default.
@@ -250,7 +263,9 @@ class PoliciesConfig(Record):
     tuned: list[PolicyName] = ["stdd"]
     points: Annotated[int, Field(ge=1, le=1_000)] = 8
     temperatures: Annotated[list[Temperature], Field(min_length=1)] | None = None
+    top_ps: Annotated[list[Share], Field(min_length=1)] | None = None
     block_lengths: Annotated[list[Natural], Field(min_length=1)] = [0]
+    grid_points: Annotated[int, Field(ge=0, le=64)] = 0
     schedules: Annotated[list[Roles], Field(min_length=1)] | None = None
     schedule_parts: Natural = 0
     roles: Annotated[list[Role], Field(min_length=1)] | None = None
@@ -434,13 +449,26 @@ class Job(Record):
                 blocks()
             except InputError as error:
                 raise InputError(f"search.{key}: {error}") from None
-        if self.plan.process != "masked" and (self.policies is not None or self.search.additive):
-            if self.control is None:
-                raise InputError(
-                    f"plan.process {self.plan.process!r}: step importance and searches over"
-                    " decoding policies are for the masked process; set search.additive = false"
-                    " and leave [policies] out"
-                )
+        process = self.plan.process
+        if process == "simplex" and self.policies is not None:
+            raise InputError(
+                "plan.process 'simplex': decoding policies are for the masked and the uniform"
+                " process; leave [policies] out"
+            )
+        if process == "simplex" and self.search.additive and self.control is None:
+            raise InputError(
+                "plan.process 'simplex': step importance is for the masked and the uniform-state"
+                " process; set search.additive = false"
+            )
+        plain = self.plan.time_grid == "uniform" and self.plan.noise_schedule in (None, "linear")
+        schedules_only = self.control is None and self.policies is None
+        if schedules_only and self.search.additive and process != "simplex" and not plain:
+            raise InputError(
+                "plan.time_grid and plan.noise_schedule: step importance is of the uniform grid"
+                " and the linear schedule; set search.additive = false"
+            )
+        if not schedules_only and not isinstance(self.plan.time_grid, str):
+            raise InputError("plan.time_grid: a search over steps needs a grid by name, 'uniform'")
         try:
             self.plan.plan(ModelSchedule.constant(self.plan.heavy, self.plan.num_steps))
         except pydantic.ValidationError as error:
@@ -582,7 +610,9 @@ class Job(Record):
             )
         if table.quality == "gen_ppl" and self.lab.scorer == "none":
             raise InputError("policies.quality 'gen_ppl' needs a scorer; set lab.scorer")
-        for where in ("names", "tuned", "temperatures", "block_lengths", "schedules", "roles"):
+        for where in (
+            "names", "tuned", "temperatures", "top_ps", "block_lengths", "schedules", "roles",
+        ):  # fmt: skip
             found = getattr(table, where) or []
             if any(one in found[:n] for n, one in enumerate(found)):
                 raise InputError(f"policies.{where} names one twice: {found}; name each once")
@@ -599,7 +629,8 @@ class Job(Record):
                     f" {parts} parts"
                 )
         is_plain = (table.temperatures or [self.plan.temperature]) == [1.0]
-        if table.quality == "duel" and not (is_plain and self.plan.top_p == 1):
+        is_whole = (table.top_ps or [self.plan.top_p]) == [1.0]
+        if table.quality == "duel" and not (is_plain and is_whole):
             raise InputError(
                 "policies.quality 'duel' is the likelihood at temperature 1 and top-p 1; set"
                 " plan.temperature = 1 and leave plan.top_p out"
@@ -609,6 +640,19 @@ class Job(Record):
                 "search.prefix_length: a task's prompts are what is given; leave it out"
             )
         searched = dict.fromkeys((*table.names, *table.tuned))
+        if self.plan.process == "uniform":
+            if others := [name for name in searched if name not in GRID_POLICIES]:
+                raise InputError(
+                    f"policies: {others[0]!r} is not searched in the uniform-state process; there"
+                    f" are {' and '.join(GRID_POLICIES)}"
+                )
+            if table.quality == "duel":
+                raise InputError(
+                    "policies.quality 'duel': no policy of the uniform-state process has an exact"
+                    " likelihood; use gen_ppl"
+                )
+        if table.grid_points == 1:
+            raise InputError("policies.grid_points must be 0 or at least 2: one part has no shape")
         if unknown := sorted(table.parameters.keys() - searched.keys()):
             raise InputError(
                 f"policies.parameters: {unknown[0]!r} is in neither policies.names nor tuned"

@@ -17,7 +17,7 @@ from schedlab.job import Job, parse_job
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.search.control import first_plans
 from schedlab.training import DeriveJob, TrainJob
-from schedlab.training.job import ClassifierJob, SimplexJob
+from schedlab.training.job import ClassifierJob, RefineJob, SimplexJob, UniformJob
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -40,10 +40,12 @@ def test_the_policy_search_example_is_a_job() -> None:
 
 def test_the_training_examples_are_training_jobs() -> None:
     found = [tomllib.loads(block) for block in blocks(ROOT / "docs" / "training.md", "toml")]
-    example, simplex, stages, classifier, derived = found
+    example, simplex, stages, uniform, refine, classifier, derived = found
     where = "training.md"
     assert validate(TrainJob, example, where=where).kind == "denoiser"
     assert validate(SimplexJob, simplex | stages, where=where).stages[-1].grid_steps == 50
+    assert validate(UniformJob, uniform, where=where).uniform.begin == "bundled:light-8"
+    assert len(validate(RefineJob, refine, where=where).runs) == 6
     assert validate(ClassifierJob, classifier, where=where).inputs.denoiser == "bundled:simplex"
     assert validate(DeriveJob, derived, where=where).derive.num_blocks == 4
 

@@ -211,6 +211,24 @@ def padded(denoiser: Denoiser) -> PaddedDenoiser:
     return cast(PaddedDenoiser, denoiser)
 
 
+@runtime_checkable
+class SoftDenoiser(Protocol):
+    """A denoiser that also reads mixtures of embeddings, and shows its hidden layers."""
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """(V, D)."""
+        ...
+
+    def block_outputs(self, x_BLD: Tensor, t_B: Tensor | None = None) -> list[Tensor]:
+        """What every block gives for inputs in place of `token_embeddings`, (B, L, D) each."""
+        ...
+
+    def output_features(self, x_BLD: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """Features of what the last block gave, (B, L, D), as `logits` reads them."""
+        ...
+
+
 class KeepingDenoiser(Protocol):
     """A denoiser that can compute some positions with what it keeps of the others: their keys and
     values, and what else its own attention and MLPs read of them."""

@@ -102,6 +102,25 @@ class DiT(Network):
         x_BLD, rotary, c_BC = self._before_last(z_BL, t_B)
         return self.output_layer.features(self._last_block(x_BLD, rotary, c_BC), c_BC)
 
+    @property
+    def token_embeddings(self) -> Tensor:
+        """(V, D)."""
+        return self.vocab_embed.embedding
+
+    def block_outputs(self, x_BLD: Tensor, t_B: Tensor | None = None) -> list[Tensor]:
+        """What every block gives for inputs in place of `token_embeddings`, (B, L, D) each."""
+        self.check_length(x_BLD.shape[1])
+        c_BC, rotary = self._noise(x_BLD, t_B), self._rotary(x_BLD)
+        found = []
+        for block in self.blocks:
+            x_BLD = block(x_BLD, rotary, c_BC)
+            found.append(x_BLD)
+        return found
+
+    def output_features(self, x_BLD: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """Features of what the last block gave, (B, L, D)."""
+        return self.output_layer.features(x_BLD, self._noise(x_BLD, t_B))
+
     def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """(B, L, 2 D + C): the input of the last block, its attention's output before the
         projection, and the noise embedding."""
@@ -138,18 +157,23 @@ class DiT(Network):
     def _before_last(self, z_BL: Tensor, t_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         self.check_length(z_BL.shape[1])
         x_BLD = self.vocab_embed.embedding[z_BL]
+        c_BC, rotary = self._noise(x_BLD, t_B), self._rotary(x_BLD)
+        for block in self.blocks[:-1]:
+            x_BLD = block(x_BLD, rotary, c_BC)
+        return x_BLD, rotary, c_BC
+
+    def _noise(self, x_BLD: Tensor, t_B: Tensor | None) -> Tensor:
+        """The noise embedding, (B, C)."""
         if self.config.time_conditioning:
             assert t_B is not None, "a denoiser that reads the time is given it"
             sigma_B = sigma_of(t_B.float())
         else:
-            sigma_B = torch.zeros(len(z_BL), device=z_BL.device)
-        c_BC = F.silu(self.sigma_map(sigma_B, x_BLD.dtype))
-        rotary = rotary_table(
-            z_BL.shape[1], self.config.hidden_size // self.config.num_heads, x_BLD
-        )
-        for block in self.blocks[:-1]:
-            x_BLD = block(x_BLD, rotary, c_BC)
-        return x_BLD, rotary, c_BC
+            sigma_B = torch.zeros(len(x_BLD), device=x_BLD.device)
+        return F.silu(self.sigma_map(sigma_B, x_BLD.dtype))
+
+    def _rotary(self, x_BLD: Tensor) -> Tensor:
+        width = self.config.hidden_size // self.config.num_heads
+        return rotary_table(x_BLD.shape[1], width, x_BLD)
 
 
 class _Embedding(nn.Module):

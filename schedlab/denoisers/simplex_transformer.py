@@ -22,7 +22,13 @@ from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.network import Network, check_sizes
 from schedlab.denoisers.rotary import rotary_table
 from schedlab.denoisers.simplex_roberta import simplex_weights
-from schedlab.denoisers.transformer import Block, Transformer, TransformerConfig, first_weights
+from schedlab.denoisers.transformer import (
+    Block,
+    Transformer,
+    TransformerConfig,
+    begin_as,
+    first_weights,
+)
 from schedlab.errors import InputError
 from schedlab.files import Record
 
@@ -93,7 +99,6 @@ class SimplexTransformer(Network):
             self.time.weight.zero_()
             self.time.bias.zero_()
 
-    @torch.no_grad()
     def begin_as(self, network: Network, *, where: str) -> None:
         """Copy the weights of another simplex transformer, or of a transformer over tokens, so
         that one-hot inputs give its logits.
@@ -101,20 +106,9 @@ class SimplexTransformer(Network):
         Raises:
             InputError: another vocabulary, width or number of blocks, or learned positions.
         """
-        found, own = network.config, self.config
-        masked = isinstance(network, Transformer)
-        if masked and (found.learned_positions or found.causal):
-            raise InputError(f"{where}: is causal or has learned positions; name another")
-        if not masked and not isinstance(network, SimplexTransformer):
+        if not isinstance(network, Transformer | SimplexTransformer):
             raise InputError(f"{where}: is no transformer of schedlab; name another")
-        for name in ("vocab_size", "num_blocks", "hidden_size", "num_heads", "mlp_ratio"):
-            if getattr(found, name) != getattr(own, name):
-                raise InputError(
-                    f"{where}: its {name} is {getattr(found, name)}, the model's is"
-                    f" {getattr(own, name)}; a model begins as one of the same sizes"
-                )
-        for name, weight in network.named_parameters():
-            self.get_parameter(name).copy_(weight)
+        begin_as(self, network, where=where)
 
     @property
     def spec(self) -> DenoiserSpec:

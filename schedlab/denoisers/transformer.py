@@ -1,10 +1,11 @@
 """The bundled network: a transformer over tokens, as a denoiser or as an autoregressive scorer.
 
-Pre-norm blocks with rotary positions (learned ones too on wish), RMSNorm, a GELU MLP, no biases,
-no time input: a masked diffusion denoiser needs none, since the state itself shows the noise
-level. What enters attention and MLP is mixed with its neighbours first (`TokenShift`): masked
-models are slow to find out that neighbours matter, and this gives it to them. With `causal=True`
-the same network predicts the next token.
+Pre-norm blocks with rotary positions (learned ones too on wish), RMSNorm, a GELU MLP, no biases.
+A masked diffusion denoiser needs no time input, since the state itself shows the noise level; one
+of the uniform-state process gets a linear map of it added at every position. What enters attention
+and MLP is mixed with its neighbours first (`TokenShift`): masked models are slow to find out that
+neighbours matter, and this gives it to them. With `causal=True` the same network predicts the next
+token.
 
 Legend: B sequences, L positions, A of them computed, D hidden size, H heads, E and F kept of a
 position, N picked positions, V vocabulary.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pydantic
 import torch
@@ -41,7 +42,7 @@ class TransformerConfig(Record):
 
     Args:
         vocab_size: V, mask token included.
-        mask_id: id of the mask token.
+        mask_id: id of the mask token; None for the uniform-state process.
         num_blocks: transformer blocks.
         hidden_size: width D.
         num_heads: attention heads; must divide the width into even parts.
@@ -50,10 +51,15 @@ class TransformerConfig(Record):
         mlp_ratio: inner width of the MLP over D.
         learned_positions: add a learned vector for every position to the embeddings: where a
             position itself means something, as a cell of a grid does.
+        process: that it was trained on.
+        prediction: what it predicts (see `DenoiserSpec`): by the bound of the uniform-state
+            process `leave_one_out`, by cross-entropy `posterior`.
+        time_input: for the uniform-state process: `sequence` reads one noise level for all
+            positions, `token` one for each.
     """
 
     vocab_size: int
-    mask_id: int
+    mask_id: int | None
     num_blocks: int
     hidden_size: int
     num_heads: int
@@ -61,6 +67,9 @@ class TransformerConfig(Record):
     causal: bool = False
     mlp_ratio: int = 4
     learned_positions: bool = False
+    process: Literal["masked", "uniform"] = "masked"
+    prediction: Literal["posterior", "leave_one_out"] = "posterior"
+    time_input: Literal["none", "sequence", "token"] = "none"
 
     @pydantic.model_serializer(mode="wrap")
     def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -68,12 +77,28 @@ class TransformerConfig(Record):
         found: dict[str, Any] = handler(self)
         if not self.learned_positions:
             found.pop("learned_positions", None)
+        if self.process == "masked":
+            for name in ("process", "prediction", "time_input"):
+                found.pop(name, None)
         return found
 
     def model_post_init(self, _: object) -> None:
-        """Check that the sizes fit together."""
+        """Check that the sizes and the conventions of the process fit together."""
         check_sizes(self)
         check_mask(self.mask_id, self.vocab_size)
+        masked = self.process == "masked"
+        if masked != (self.mask_id is not None) or masked != (self.time_input == "none"):
+            raise ValueError(
+                "process 'masked' has a mask_id and no time_input, process 'uniform' a time_input"
+                f" and no mask_id; got {self.process!r}, mask_id {self.mask_id} and time_input"
+                f" {self.time_input!r}"
+            )
+        if masked and self.prediction != "posterior":
+            raise ValueError(
+                f"prediction of process 'masked' must be 'posterior', got {self.prediction!r}"
+            )
+        if not masked and self.causal:
+            raise ValueError("a causal network is of no process; leave process out")
 
 
 class Transformer(Network):
@@ -88,6 +113,7 @@ class Transformer(Network):
         # Its own first values would be drawn, which on the meta device imports the compiler.
         weight = torch.empty(config.vocab_size, size)
         self.embedding = nn.Embedding(config.vocab_size, size, _weight=weight)
+        self.time = None if config.time_input == "none" else nn.Linear(1, size)
         self.positions = None
         if config.learned_positions:
             weight = torch.empty(config.max_length, size)
@@ -100,9 +126,24 @@ class Transformer(Network):
         """Draw all weights: normal, the outputs of branches scaled by 1 / sqrt(2 blocks).
 
         Embeddings start at unit size, so that the branches do not drown which token stands where,
-        and the head near zero, so that the first predictions are uniform.
+        and the head near zero, so that the first predictions are uniform. The noise level begins
+        unread.
         """
         first_weights(self, self.config.num_blocks, generator)
+        if self.time is not None:
+            nn.init.zeros_(self.time.weight)
+            nn.init.zeros_(self.time.bias)
+
+    def begin_as(self, network: Network, *, where: str) -> None:
+        """Copy the weights of another transformer over tokens; the noise level stays unread if it
+        reads none.
+
+        Raises:
+            InputError: other sizes, a causal network, or learned positions in one of the two.
+        """
+        if not isinstance(network, Transformer):
+            raise InputError(f"{where}: is no transformer over tokens; name another")
+        begin_as(self, network, where=where)
 
     @property
     def spec(self) -> DenoiserSpec:
@@ -113,6 +154,9 @@ class Transformer(Network):
             num_blocks=self.config.num_blocks,
             hidden_size=self.config.hidden_size,
             max_length=self.config.max_length,
+            process=self.config.process,
+            prediction=self.config.prediction,
+            time_input=self.config.time_input,
             block_weights=(4 + 2 * self.config.mlp_ratio) * self.config.hidden_size**2,
         )
 
@@ -132,7 +176,8 @@ class Transformer(Network):
 
         Args:
             z_BL: (B, L) integer tokens in [0, V), L at most `max_length`.
-            t_B: ignored; the state shows the noise level.
+            t_B: noise levels in [0, 1], (B, L) where every token has its own; read where the
+                network has a time input.
 
         Returns:
             (B, L, D) features in the dtype of the weights.
@@ -140,8 +185,30 @@ class Transformer(Network):
         Raises:
             InputError: the sequence is longer than `max_length`.
         """
-        x_BLD, rotary = self._before_last(z_BL)
+        x_BLD, rotary = self._before_last(z_BL, t_B)
         return self.norm(self._last_block(x_BLD, rotary))
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """(V, D)."""
+        return self.embedding.weight
+
+    def block_outputs(self, x_BLD: Tensor, t_B: Tensor | None = None) -> list[Tensor]:
+        """What every block gives for inputs in place of `token_embeddings`, (B, L, D) each."""
+        length = x_BLD.shape[1]
+        self.check_length(length)
+        if self.positions is not None:
+            x_BLD = x_BLD + self.positions.weight[:length]
+        x_BLD, rotary = self._timed(x_BLD, t_B), self._rotary(length, x_BLD)
+        found = []
+        for block in self.blocks:
+            x_BLD = block(x_BLD, rotary)
+            found.append(x_BLD)
+        return found
+
+    def output_features(self, x_BLD: Tensor, t_B: Tensor | None = None) -> Tensor:
+        """Features of what the last block gave, (B, L, D)."""
+        return self.norm(x_BLD)
 
     def trunk(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """What `logits_at` needs of whole sequences: everything up to the last block's attention.
@@ -156,7 +223,7 @@ class Transformer(Network):
         Raises:
             InputError: the sequence is longer than `max_length`.
         """
-        x_BLD, rotary = self._before_last(z_BL)
+        x_BLD, rotary = self._before_last(z_BL, t_B)
         return torch.cat((x_BLD, self._last_block.mixed(x_BLD, rotary)), dim=-1)
 
     def logits_at(self, trunk_BLF: Tensor, row_N: Tensor, position_N: Tensor) -> Tensor:
@@ -182,6 +249,8 @@ class Transformer(Network):
         """
         length = z_BL.shape[1]
         self.check_length(length)
+        if self.config.mask_id is None:
+            raise InputError("a network of the uniform-state process has no mask token to shadow")
         masks_BK = torch.full_like(place_BK, self.config.mask_id)
         positions_BS = shadow_positions(length, place_BK)
         x_BSD = self._embedded(torch.cat((z_BL, masks_BK), dim=1), positions_BS)
@@ -206,10 +275,13 @@ class Transformer(Network):
         """(B, A, F): see `KeepingDenoiser`.
 
         Raises:
-            InputError: the sequence is longer than `max_length`, or the network is causal.
+            InputError: the sequence is longer than `max_length`, the network is causal or of the
+                uniform-state process, in which every position moves.
         """
         if self.config.causal:
             raise InputError("a causal network predicts the next token: it denoises nothing")
+        if self.time is not None:
+            raise InputError("a network that reads the noise level always computes all positions")
         length = (z_BA if kept_BLF is None else kept_BLF).shape[1]
         self.check_length(length)
         # Fillers stand behind the sequence: what is computed there is kept nowhere.
@@ -222,9 +294,9 @@ class Transformer(Network):
         """(N, V) logits at (row, position): the features are the last of what is kept."""
         return self.logits(kept_BLF[row_N, position_N, -self.config.hidden_size :])
 
-    def forward(self, z_BL: Tensor) -> Tensor:
+    def forward(self, z_BL: Tensor, t_B: Tensor | None = None) -> Tensor:
         """(B, L, V) logits at all positions."""
-        return self.logits(self.features(z_BL))
+        return self.logits(self.features(z_BL, t_B))
 
     @property
     def head_weight(self) -> Tensor:
@@ -235,10 +307,10 @@ class Transformer(Network):
     def _last_block(self) -> Block:
         return cast(Block, self.blocks[-1])
 
-    def _before_last(self, z_BL: Tensor) -> tuple[Tensor, Tensor]:
+    def _before_last(self, z_BL: Tensor, t_B: Tensor | None) -> tuple[Tensor, Tensor]:
         """The input of the last block, (B, L, D), and the rotary table."""
         self.check_length(z_BL.shape[1])
-        x_BLD = self._embedded(z_BL, slice(z_BL.shape[1]))
+        x_BLD = self._timed(self._embedded(z_BL, slice(z_BL.shape[1])), t_B)
         rotary = self._rotary(z_BL.shape[1], x_BLD)
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD, rotary)
@@ -249,8 +321,48 @@ class Transformer(Network):
         x_BAD = self.embedding(z_BA)
         return x_BAD if self.positions is None else x_BAD + self.positions.weight[positions]
 
+    def _timed(self, x_BLD: Tensor, t_B: Tensor | None) -> Tensor:
+        """With the noise level, where it is read."""
+        if self.time is None:
+            return x_BLD
+        assert t_B is not None, "a denoiser that reads the time is given it"
+        t_BL = t_B if t_B.ndim == 2 else t_B[:, None]
+        return x_BLD + self.time(t_BL[..., None].to(x_BLD.dtype))
+
     def _rotary(self, length: int, like: Tensor) -> Tensor:
         return rotary_table(length, self.config.hidden_size // self.config.num_heads, like)
+
+
+_SAME = ("vocab_size", "num_blocks", "hidden_size", "num_heads", "mlp_ratio")
+
+
+@torch.no_grad()
+def begin_as(own: Network, network: Network, *, where: str) -> None:
+    """Copy the weights of a network of the same blocks.
+
+    Raises:
+        InputError: other sizes, a causal network, or learned positions that the two do not share.
+    """
+    for name in _SAME:
+        theirs, ours = getattr(network.config, name), getattr(own.config, name)
+        if theirs != ours:
+            raise InputError(
+                f"{where}: its {name} is {theirs}, the model's is {ours}; a model begins as one of"
+                " the same sizes"
+            )
+    if getattr(network.config, "causal", False):
+        raise InputError(f"{where}: is causal; name a denoiser")
+    theirs, ours = (
+        one.max_length if getattr(one, "learned_positions", False) else None
+        for one in (network.config, own.config)
+    )
+    if theirs != ours:
+        raise InputError(
+            f"{where}: has {theirs or 'no'} learned positions, the model {ours or 'none'}; a model"
+            " begins as one with the same"
+        )
+    for name, weight in network.named_parameters():
+        own.get_parameter(name).copy_(weight)
 
 
 @torch.no_grad()

@@ -139,6 +139,7 @@ def _plan(search: SearchFile, row: SearchRow) -> Plan:
         noise_schedule=setting.noise_schedule,
         time_grid=setting.time_grid,
         simplex_value=setting.simplex_value,
+        last_step=setting.last_step,
         guidance=setting.guidance,
     )
 

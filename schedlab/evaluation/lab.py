@@ -208,7 +208,7 @@ def load_denoiser(
     model = loading.load(location, device=device, precision=precision, networks=networks)
     if getattr(model.config, "causal", False):
         raise InputError(
-            f"denoiser {role}: {location} is autoregressive; name a masked diffusion denoiser"
+            f"denoiser {role}: {location} is autoregressive; name a diffusion denoiser"
         )
     return model
 

@@ -26,9 +26,10 @@ from schedlab.importance.heavy_states import heavy_sampler_sums
 from schedlab.importance.levels import NoiseLevels
 from schedlab.importance.panel import Panel
 from schedlab.importance.propagation import swap_sums
+from schedlab.importance.readings import reading_of
 from schedlab.importance.sums import SequenceSums
 from schedlab.plan.importance_config import ImportanceConfig
-from schedlab.processes import Process, only_masked
+from schedlab.processes import MaskedProcess, Process
 from schedlab.results import Estimate, SeedBlock
 from schedlab.results.importance_file import (
     ARRAYS_NAME,
@@ -116,7 +117,7 @@ def analyze(
     """
     panel = Panel(
         denoisers=lab.denoisers,
-        process=only_masked(lab.process, "curves of step importance"),
+        process=reading_of(lab.process).process,
         heavy=config.heavy,
         lights=tuple(config.lights),
         heavy_b=config.heavy_b,
@@ -281,11 +282,12 @@ def _check_text(x_SL: Tensor, panel: Panel, config: ImportanceConfig) -> None:
             f"{needed} trajectories with a prefix need as many windows, got {len(x_SL)}; lower"
             " sampled_sequences and propagation_sequences or give more windows"
         )
-    vocab_size, mask_id = panel.process.vocab_size, panel.process.mask_id
-    if ((x_SL < 0) | (x_SL >= vocab_size) | (x_SL == mask_id)).any():
+    vocab_size, mask_id = panel.process.vocab_size, getattr(panel.process, "mask_id", None)
+    masks_BL = torch.zeros_like(x_SL, dtype=torch.bool) if mask_id is None else x_SL == mask_id
+    if ((x_SL < 0) | (x_SL >= vocab_size) | masks_BL).any():
+        without = "" if mask_id is None else f" without the mask {mask_id}"
         raise InputError(
-            f"held-out text must hold tokens of [0, {vocab_size}) without the mask {mask_id};"
-            " check the tokeniser"
+            f"held-out text must hold tokens of [0, {vocab_size}){without}; check the tokeniser"
         )
 
 
@@ -313,5 +315,6 @@ def _setting(
         num_steps=config.num_steps,
         sampled_sequences=config.sampled_sequences if sampled else 0,
         propagation_sequences=config.propagation_sequences,
+        process="masked" if isinstance(panel.process, MaskedProcess) else "uniform",
         denoisers={role: panel.denoisers[role].fingerprint for role in panel.roles},
     )

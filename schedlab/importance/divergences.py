@@ -37,14 +37,14 @@ def kl_divergence(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
 
 
 def position_stats(
-    log_probs_NV: Mapping[str, Tensor], heavy: str, targets_N: Tensor | None = None
+    log_probs_NV: Mapping[str, Tensor], heavy: str, losses_N: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Every metric at every position.
 
     Args:
         log_probs_NV: per denoiser role, (N, V), all of the same positions.
         heavy: the role that the others are compared with.
-        targets_N: the clean tokens; cross-entropies and loss gaps need them.
+        losses_N: per role, with the clean tokens; cross-entropies and loss gaps need them.
 
     Returns:
         By `metric/role` or `metric/heavy/other`, nats, float64 (N,). `kl_heavy_light` is
@@ -53,9 +53,9 @@ def position_stats(
     """
     others = [role for role in log_probs_NV if role != heavy]
     stats: dict[str, Tensor] = {}
-    if targets_N is not None:
-        for role, log_NV in log_probs_NV.items():
-            stats[f"cross_entropy/{role}"] = -log_NV.gather(-1, targets_N[:, None])[:, 0].double()
+    if losses_N is not None:
+        for role, loss_N in losses_N.items():
+            stats[f"cross_entropy/{role}"] = loss_N
         for role in others:
             gap_N = stats[f"cross_entropy/{role}"] - stats[f"cross_entropy/{heavy}"]
             stats[f"loss_gap/{heavy}/{role}"] = gap_N

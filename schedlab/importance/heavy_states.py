@@ -19,9 +19,10 @@ from schedlab.denoisers.base import Denoiser, DenoiserSpec
 from schedlab.importance.panel import Panel
 from schedlab.importance.sums import SequenceSums, with_relative_kl
 from schedlab.plan import ModelSchedule, Plan
-from schedlab.processes import alpha, reveal_probs, time_grid
-from schedlab.sampling import SequenceIds, advance, start
+from schedlab.processes import UniformProcess, alpha, time_grid
+from schedlab.sampling import SequenceIds
 from schedlab.sampling.forwards import features_of
+from schedlab.sampling.states import first_state, next_state
 
 
 @torch.inference_mode()
@@ -35,7 +36,7 @@ def heavy_sampler_sums(
     max_batch_tokens: int = 4_096,
     progress: Callable[[int, int], None] | None = None,
 ) -> SequenceSums:
-    """Sample with heavy alone; sum all metrics over the masked positions of every visited state.
+    """Sample with heavy alone; sum all metrics over the positions compared of every visited state.
 
     Args:
         panel: the denoisers.
@@ -46,7 +47,7 @@ def heavy_sampler_sums(
         max_batch_tokens: positions per forward.
         progress: called with (steps of sequences done, in all).
     """
-    plan = Plan(length=length, model_schedule=ModelSchedule.constant(panel.heavy, num_steps))
+    plan = heavy_plan(panel, length, num_steps)
     rows = max(1, max_batch_tokens // length)
     batches: list[dict[str, np.ndarray]] = []
     for first in range(0, len(ids), rows):
@@ -59,22 +60,33 @@ def heavy_sampler_sums(
 
         batches.append(_visit(panel, plan, ids.pick(batch_B), prefix_BP, report))
     metrics = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    masked_SK = metrics.pop(_MASKED)
+    masked_SK = metrics.pop(_COMPARED)
     grid_T1 = time_grid(plan.time_grid, num_steps)
-    reveal_T = reveal_probs(alpha(plan.noise_schedule), grid_T1).numpy()
+    alpha_T1 = alpha(plan.noise_schedule)(grid_T1)
+    weight_T = panel.reading.weight(alpha_T1[:-1], alpha_T1[1:]).numpy()
     return SequenceSums(
         metrics=with_relative_kl(
             metrics, heavy=panel.heavy, lights=panel.lights, heavy_b=panel.heavy_b
         ),
         masked_SK=masked_SK,
-        weight_SK=np.broadcast_to(reveal_T, masked_SK.shape),
+        weight_SK=np.broadcast_to(weight_T, masked_SK.shape),
         t_K=grid_T1[:-1].numpy(),
         level_of_step_T=np.arange(num_steps),
         num_free=length - (0 if prefix_SP is None else prefix_SP.shape[1]),
     )
 
 
-_MASKED = "masked"
+_COMPARED = "masked"
+
+
+def heavy_plan(panel: Panel, length: int, num_steps: int) -> Plan:
+    """Heavy alone, by the plain sampler on the uniform grid."""
+    uniform = isinstance(panel.process, UniformProcess)
+    return Plan(
+        length=length,
+        model_schedule=ModelSchedule.constant(panel.heavy, num_steps),
+        process="uniform" if uniform else "masked",
+    )
 
 
 def _visit(
@@ -84,27 +96,33 @@ def _visit(
     prefix_BP: Tensor | None,
     report: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """One batch of trajectories: every metric and the number of masks before each step, (B, T)."""
+    """One batch of trajectories: every metric and the number of positions compared before each
+    step, (B, T)."""
     remembered = RememberedRows(panel.denoisers[panel.heavy])
     panel = panel.with_denoiser(panel.heavy, remembered)
     reads_time = any(panel.denoisers[role].spec.time_input != "none" for role in panel.roles)
     grid_T1 = time_grid(plan.time_grid, plan.num_steps)
-    state = start(plan, panel.process, ids, prefix_BP)
+    given = 0 if prefix_BP is None else prefix_BP.shape[1]
+    moves = isinstance(panel.process, UniformProcess)  # what a step does hangs on its levels
+    state = first_state(plan, panel.process, ids, prefix_BP)
     changed_B = torch.ones_like(ids.seed_B, dtype=torch.bool)
     latest: dict[str, Tensor] = {}  # sums of each row's present state
     visited: dict[str, list[Tensor]] = {}
     for k in range(plan.num_steps):
-        masked_B = (state.z_BL == panel.process.mask_id).sum(-1)
+        masked_B = panel.reading.positions(state.z_BL, given).sum(-1)
         # A state that did not change gives the same predictions, unless they depend on the time.
-        rows_R = ((changed_B | reads_time) & (masked_B > 0)).nonzero().squeeze(-1)
+        rows_R = ((changed_B | reads_time | moves) & (masked_B > 0)).nonzero().squeeze(-1)
         if len(rows_R):
-            t_R = grid_T1[k].expand(len(rows_R)).to(state.z_BL.device)
-            for name, sum_R in panel.sums(state.z_BL[rows_R], t_R).items():
+            t_R, s_R = (
+                level.expand(len(rows_R)).to(state.z_BL.device) for level in grid_T1[k : k + 2]
+            )
+            sums = panel.sums(state.z_BL[rows_R], t_R, s_B=s_R, given=given)
+            for name, sum_R in sums.items():
                 latest.setdefault(name, sum_R.new_zeros(len(ids)))[rows_R] = sum_R
-        for name, sum_B in (latest | {_MASKED: masked_B.double()}).items():
+        for name, sum_B in (latest | {_COMPARED: masked_B.double()}).items():
             visited.setdefault(name, []).append(torch.where(masked_B > 0, sum_B, 0.0))
         before_BL = state.z_BL
-        state = advance(state, plan, panel.process, remembered, panel.heavy, k, k + 1)
+        state = next_state(state, plan, panel.process, remembered, panel.heavy, k, k + 1)
         changed_B = (state.z_BL != before_BL).any(-1)
         remembered.keep_only(state.z_BL[~changed_B])
         report(k + 1)

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 from schedlab.plan import segment_bounds
-from schedlab.processes import alpha, reveal_probs, uniform_grid
+from schedlab.processes import uniform_grid
 from schedlab.sampling import Purpose, SequenceIds, uniforms
-
-_LINEAR = alpha("linear")
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,11 @@ class NoiseLevels:
         return torch.tensor(segment_bounds(self.num_levels, self.num_steps * self._refinement))
 
     def draw(self, ids: SequenceIds) -> tuple[Tensor, Tensor]:
-        """Noise level and reveal probability for every sequence and level.
+        """Noise level for every sequence and level, and where a step starts.
 
         Returns:
             t_SK: float64 (S, K), falling along K.
-            weight_SK: r_k of the step that starts there, float64 (S, K); 0 where none does.
+            at_step_SK: bool (S, K).
         """
         device = ids.seed_B.device
         bounds_K1 = self._bounds_K1.to(device)
@@ -55,10 +53,7 @@ class NoiseLevels:
         u_SK = uniforms(ids, Purpose.LEVEL, level_K)
         cell_SK = bounds_K1[:-1] + (u_SK * bounds_K1.diff()).long()
         grid_F1 = uniform_grid(self.num_steps * self._refinement).to(device)
-        reveal_T = reveal_probs(_LINEAR, uniform_grid(self.num_steps)).to(device)
-        at_step_SK = cell_SK % self._refinement == 0
-        weight_SK = reveal_T[cell_SK // self._refinement] * at_step_SK
-        return grid_F1[cell_SK], weight_SK
+        return grid_F1[cell_SK], cell_SK % self._refinement == 0
 
     @cached_property
     def mean_t_K(self) -> Tensor:

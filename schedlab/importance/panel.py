@@ -13,8 +13,9 @@ from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser, features_at
 from schedlab.errors import InputError, SchedlabError
-from schedlab.importance.divergences import log_probs, position_stats, row_chunks
-from schedlab.processes import MaskedProcess
+from schedlab.importance.divergences import position_stats, row_chunks
+from schedlab.importance.readings import Reading, reading_of
+from schedlab.processes import MaskedProcess, UniformProcess, alpha
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Panel:
     """
 
     denoisers: Mapping[str, Denoiser]
-    process: MaskedProcess
+    process: MaskedProcess | UniformProcess
     heavy: str
     lights: tuple[str, ...]
     heavy_b: str | None = None
@@ -49,17 +50,33 @@ class Panel:
         """Heavy, the lights, the second heavy one."""
         return (self.heavy, *self.lights, *((self.heavy_b,) if self.heavy_b else ()))
 
+    @property
+    def reading(self) -> Reading:
+        """What is compared."""
+        return reading_of(self.process)
+
     def with_denoiser(self, role: str, denoiser: Denoiser) -> Panel:
         """The same panel with another denoiser in one role."""
         return replace(self, denoisers={**self.denoisers, role: denoiser})
 
-    def sums(self, z_BL: Tensor, t_B: Tensor, x_BL: Tensor | None = None) -> dict[str, Tensor]:
-        """Every metric summed over each sequence's masked positions; one forward per denoiser.
+    def sums(
+        self,
+        z_BL: Tensor,
+        t_B: Tensor,
+        x_BL: Tensor | None = None,
+        *,
+        s_B: Tensor | None = None,
+        given: int = 0,
+    ) -> dict[str, Tensor]:
+        """Every metric summed over each sequence's positions that are compared (see `readings`);
+        one forward per denoiser.
 
         Args:
             z_BL: noisy sequences, int64.
-            t_B: their noise levels, for denoisers with a time input.
+            t_B: their noise levels.
             x_BL: the clean sequences, if known.
+            s_B: noise levels after the step; None is 0.
+            given: positions at the start that are not generated.
 
         Returns:
             As `position_stats` names them, float64 (B,), nats.
@@ -67,19 +84,24 @@ class Panel:
         features = {
             role: features_at(self.denoisers[role], z_BL, t_B) for role in self.roles
         }  # each (B, L, D)
-        masked_BL = z_BL == self.process.mask_id
+        reading, alpha_fn = self.reading, alpha("linear")
+        alpha_t_B = alpha_fn(t_B.double())
+        alpha_s_B = torch.ones_like(alpha_t_B) if s_B is None else alpha_fn(s_B.double())
         sums: dict[str, Tensor] = {}
-        row_N, position_N = masked_BL.nonzero(as_tuple=True)
+        row_N, position_N = reading.positions(z_BL, given).nonzero(as_tuple=True)
         for chunk in self._chunks(len(row_N)):
             row_C, position_C = row_N[chunk], position_N[chunk]
-            predictions = {
-                role: log_probs(
-                    self.denoisers[role].logits(features[role][row_C, position_C]), self.process
+            state = (z_BL[row_C, position_C], alpha_t_B[row_C], alpha_s_B[row_C])
+            laws = {
+                role: reading.log_law(
+                    self.denoisers[role], features[role][row_C, position_C], *state
                 )
                 for role in self.roles
             }
-            targets_C = None if x_BL is None else x_BL[row_C, position_C]
-            for name, stat_C in position_stats(predictions, self.heavy, targets_C).items():
+            losses = None
+            if x_BL is not None:
+                losses = reading.losses(laws, x_BL[row_C, position_C], *state)
+            for name, stat_C in position_stats(laws, self.heavy, losses).items():
                 total_B = sums.setdefault(name, stat_C.new_zeros(len(z_BL)))
                 total_B.index_add_(0, row_C, stat_C)
         _check_finite(sums)

@@ -2,11 +2,13 @@
 
 For every segment, a sampler that runs light in that segment and heavy elsewhere is coupled with
 the all-heavy sampler: same reveal times, same token noise. What is counted: generated positions
-whose final token differs; how many of them light revealed in the segment itself (heavy revealed
-the others later, on a changed state: they are what propagated, since a revealed token stays); and
-KL of heavy's next prediction on the all-heavy state against that on the swapped state, just after
-the segment. Where a swap changed no token the rest of the two trajectories is one and the same and
-is not run again.
+whose final token differs; how many differ just after the segment; and KL of heavy's next
+prediction on the all-heavy state against that on the swapped state, just after the segment. Where
+a swap changed no token the rest of the two trajectories is the same and is not run again.
+
+What differs in the end but not just after the segment propagated: in the masked process heavy
+revealed it later on a changed state, and a revealed token stays. In the uniform-state process
+heavy also repairs, so that less may differ in the end.
 
 Legend: S sequences, B batch, L positions, P prefix positions, A lights, J segments, R branches,
 N positions.
@@ -21,12 +23,14 @@ import torch
 from torch import Tensor
 
 from schedlab.denoisers.base import features_at
-from schedlab.importance.divergences import kl_divergence, log_probs, row_chunks
+from schedlab.importance.divergences import kl_divergence, row_chunks
+from schedlab.importance.heavy_states import heavy_plan
 from schedlab.importance.panel import Panel
 from schedlab.importance.sums import FloatArray
-from schedlab.plan import ModelSchedule, Plan, segment_bounds
+from schedlab.plan import Plan, segment_bounds
 from schedlab.processes import time_grid
-from schedlab.sampling import SequenceIds, State, advance, start
+from schedlab.sampling import SequenceIds, State
+from schedlab.sampling.states import first_state, next_state
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class SwapSums:
 
     Args:
         changed_SJ: generated positions whose final token differs.
-        own_SJ: those of them that the swapped segment revealed.
-        kl_next_SJ: KL of heavy's next predictions summed over the masked positions, nats.
+        own_SJ: positions that differ just after the swapped segment.
+        kl_next_SJ: KL of heavy's next predictions summed over the positions compared, nats.
         masked_SJ: how many positions that is: 0 after the last segment.
         num_free: generated positions of a sequence.
         t_J1: noise levels of the segments' bounds.
@@ -79,7 +83,8 @@ def swap_sums(
     Returns:
         By light role.
     """
-    plan = Plan(length=length, model_schedule=ModelSchedule.constant(panel.heavy, num_steps))
+    plan = heavy_plan(panel, length, num_steps)
+    given = 0 if prefix_SP is None else prefix_SP.shape[1]
     bounds = segment_bounds(num_segments, num_steps)
     rows = max(1, max_batch_tokens // length)
     parts = []
@@ -91,8 +96,9 @@ def swap_sums(
             if progress is not None:
                 progress(first * num_steps + step * size, len(ids) * num_steps)
 
-        state = start(plan, panel.process, ids.pick(batch_B), prefix_BP)
-        parts.append(_Coupling(panel, tuple(lights), plan, bounds, rows).run(state, report))
+        state = first_state(plan, panel.process, ids.pick(batch_B), prefix_BP)
+        coupling = _Coupling(panel, tuple(lights), plan, bounds, rows, given)
+        parts.append(coupling.run(state, report))
     found_4ASJ = torch.cat(parts, dim=2).cpu().numpy()
     return {
         light: SwapSums(
@@ -100,7 +106,7 @@ def swap_sums(
             own_SJ=found_4ASJ[3, a],
             kl_next_SJ=found_4ASJ[1, a],
             masked_SJ=found_4ASJ[2, a],
-            num_free=length - (0 if prefix_SP is None else prefix_SP.shape[1]),
+            num_free=length - given,
             t_J1=time_grid(plan.time_grid, num_steps)[bounds].numpy(),
         )
         for a, light in enumerate(lights)
@@ -130,20 +136,24 @@ class _Coupling:
     plan: Plan
     bounds: list[int]
     rows: int
+    given: int
 
     def run(self, state: State, report: Callable[[int], None]) -> Tensor:
-        """Changed final tokens, next KL, masked positions, own changes; (4, A, B, J)."""
+        """Changed final tokens, next KL, positions compared, own changes; (4, A, B, J)."""
         num_segments = len(self.bounds) - 1
         shape = (4, len(self.lights), len(state.ids), num_segments)
         found = torch.zeros(shape, dtype=torch.float64, device=state.z_BL.device)
         branches: list[_Branches] = []
         for j in range(num_segments):
             after, branches = self._carry_on(state, branches, j)
-            found[2, :, :, j] = (after.z_BL == self.panel.process.mask_id).sum(-1)
+            if j < num_segments - 1:
+                compared_BL = self.panel.reading.positions(after.z_BL, self.given)
+                found[2, :, :, j] = compared_BL.sum(-1)
             for a in range(len(self.lights)):
                 new = self._branch_off(state, after, a, j)
                 if len(new.row_R):
-                    found[1, a, new.row_R, j] = self._next_prediction_kl(after, new, j)
+                    if j < num_segments - 1:
+                        found[1, a, new.row_R, j] = self._next_prediction_kl(after, new, j)
                     found[3, a, new.row_R, j] = _num_different(new.state, after, new.row_R)
                     branches.append(new)
             state = after
@@ -184,29 +194,30 @@ class _Coupling:
 
     def _advance(self, state: State, role: str, segment: int) -> State:
         k_from, k_to = self.bounds[segment], self.bounds[segment + 1]
-        return advance(
+        return next_state(
             state, self.plan, self.panel.process, self.panel.denoisers[role], role, k_from, k_to
         )
 
     def _next_prediction_kl(self, after: State, new: _Branches, segment: int) -> Tensor:
-        """KL(p_heavy(. | all-heavy state) || p_heavy(. | branch)), summed over masks, (R,)."""
-        heavy, process = self.panel.denoisers[self.panel.heavy], self.panel.process
+        """KL(p_heavy(. | all-heavy state) || p_heavy(. | branch)), summed over the positions
+        compared, (R,)."""
+        heavy, reading = self.panel.denoisers[self.panel.heavy], self.panel.reading
         heavy_z_RL, branch_z_RL = after.z_BL[new.row_R], new.state.z_BL
         t = time_grid(self.plan.time_grid, self.plan.num_steps)[self.bounds[segment + 1]]
         t_R = t.expand(len(heavy_z_RL)).to(heavy_z_RL.device)
         features = [features_at(heavy, z_RL, t_R) for z_RL in (heavy_z_RL, branch_z_RL)]
         # Reveal times are common, so the masked positions are too.
-        row_N, position_N = (heavy_z_RL == process.mask_id).nonzero(as_tuple=True)
+        row_N, position_N = reading.positions(heavy_z_RL, self.given).nonzero(as_tuple=True)
         kl_R = torch.zeros_like(t_R)
         for chunk in row_chunks(
             len(row_N),
-            vocab_size=process.vocab_size,
+            vocab_size=reading.process.vocab_size,
             num_denoisers=2,
             budget_bytes=self.panel.head_budget_bytes,
         ):
             row_C, position_C = row_N[chunk], position_N[chunk]
             log_p, log_q = (
-                log_probs(heavy.logits(features_RLD[row_C, position_C]), process)
+                reading.log_prediction(heavy, features_RLD[row_C, position_C])
                 for features_RLD in features
             )
             kl_R.index_add_(0, row_C, kl_divergence(log_p, log_q).double())

@@ -18,12 +18,14 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SequenceSums:
-    """Sums over masked positions, per sequence and level.
+    """Sums over the positions that are compared (see `readings`), per sequence and level; names
+    are those of the masked process.
 
     Args:
         metrics: nats, (S, K), by `metric/roles`; see `divergences.position_stats`.
         masked_SK: how many positions they were summed over.
-        weight_SK: reveal probability r_k of the step that starts at the level, 0 if none does.
+        weight_SK: share of a position in the bound of the step that starts at the level, in the
+            masked process the reveal probability r_k; 0 if no step does.
         t_K: noise level of each column, falling.
         level_of_step_T: the column that speaks for each step.
         num_free: positions of a sequence that are generated (not given as prefix).

@@ -22,6 +22,7 @@ from schedlab.policies import (
     ALLOCATION_POLICIES,
     COMMIT_POLICIES,
     REMASK_POLICIES,
+    UNIFORM_POLICIES,
     allocation_policy,
     commit_policy,
     remask_policy,
@@ -219,7 +220,7 @@ STEP_COSTS: dict[str, Callable[[Plan, int], tuple[FloatArray, FloatArray]]] = {
         for name, policy in COMMIT_POLICIES.items()
     },
     **dict.fromkeys(REMASK_POLICIES, _remasking),
-    **dict.fromkeys(ALLOCATION_POLICIES, _every_step),
+    **dict.fromkeys((*ALLOCATION_POLICIES, *UNIFORM_POLICIES), _every_step),
 }
 """By policy: expected forwards and positions that the head reads per step, float64 (T,) each; at
 most so many where the predictions decide."""

@@ -7,7 +7,8 @@ to the smallest noise level, which MDLM and DUO leave out) estimates of an upper
     mdlm   alpha_t = 1 - (1 - eps) t, t in [eps, 1], one level in each of B equal parts of a batch
            of B; weight 1/t at masked positions [C]; with `num_steps` T, levels are rounded up to
            multiples of 1/T as MDLM's discrete-time loss does [C]
-    duo    the same levels; the rate form of the uniform process's bound at every position
+    duo    the same levels; the rate form of the uniform process's bound at every position, of
+           leave-one-out predictions (a posterior is converted)
     llada  l masked positions out of L, l uniform in 1..L and spread evenly over repeats; weight
            L / l at masked positions [C]
 
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from schedlab.denoisers.base import Denoiser, features_at
 from schedlab.errors import InputError
-from schedlab.processes import MaskedProcess
+from schedlab.processes import MaskedProcess, UniformProcess
 from schedlab.processes.noise_schedule import LOG_LINEAR_EPS, log_linear
 from schedlab.results import Estimate
 from schedlab.results.bootstrap import bootstrap_ratio, bootstrap_statistic
@@ -154,7 +155,7 @@ def _duo(
     size = max(1, _MOST_LOGITS // V)
     parts = [
         uniform_rate_nats(
-            torch.log_softmax(denoiser.logits(features_ND[at]).double(), dim=-1),
+            torch.log_softmax(_leave_one_out(denoiser, features_ND[at], z_N[at], alpha_N[at]), -1),
             z_N[at],
             x_N[at],
             alpha_N[at],
@@ -163,6 +164,16 @@ def _duo(
         for at in (slice(start, start + size) for start in range(0, len(x_N), size))
     ]
     return torch.cat(parts).view(x_BL.shape)
+
+
+def _leave_one_out(
+    denoiser: Denoiser, features_ND: Tensor, z_N: Tensor, alpha_N: Tensor
+) -> Tensor:
+    """Logits of the leave-one-out prediction, float64 (N, V)."""
+    logits_NV = denoiser.logits(features_ND).double()
+    if denoiser.spec.prediction == "leave_one_out":
+        return logits_NV
+    return UniformProcess(denoiser.spec.vocab_size).leave_one_out(logits_NV, z_N, alpha_N)
 
 
 CONVENTIONS: Mapping[

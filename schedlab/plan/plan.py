@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self
 
 import pydantic
@@ -44,6 +45,10 @@ class Decoding(Record):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+TimeGrid = Literal["uniform", "tess"] | list[float]
+
+NoiseScheduleName = Literal["linear", "cosine", "log_linear"]
+
 PolicyName = Literal[
     "ancestral",
     "random_order",
@@ -79,6 +84,7 @@ PolicyName = Literal[
     "tta_share",
     "tta_softmax",
     "tta_threshold",
+    "psi",
 ]
 
 
@@ -125,23 +131,28 @@ class Plan(Record):
         length: positions L of a sequence, prefix included.
         model_schedule: which denoiser role runs at which of the T steps.
         process: noising process.
-        noise_schedule: `linear` is alpha_t = 1 - t, `cosine` that of simplex models.
-        time_grid: `uniform` is t_k = 1 - k / T; `tess` that of TESS's code, for simplex models.
+        noise_schedule: `linear` is alpha_t = 1 - t, `cosine` that of simplex models, `log_linear`
+            that of DUO's code, 1 - (1 - 1e-3) t.
+        time_grid: `uniform` is t_k = 1 - k / T; `tess` that of TESS's code, for simplex models; or
+            the noise levels t_0 >= ... >= t_{T-1} > 0 at which the denoiser is called.
         policy: which tokens move at a step.
         decoding: temperature and top-p of the draw.
         guidance: classifiers that steer the prediction, if any.
+        last_step: `draw` from the posterior, or take the likeliest tokens, `greedy`; for the
+            uniform-state process (simplex samplers always take the likeliest).
         simplex_value: K of the simplex process.
     """
 
     length: Annotated[int, Field(ge=1, le=MAX_LENGTH)]
     model_schedule: ModelSchedule
     process: Literal["masked", "uniform", "simplex"] = "masked"
-    noise_schedule: Literal["linear", "cosine"] = "linear"
-    time_grid: Literal["uniform", "tess"] = "uniform"
+    noise_schedule: NoiseScheduleName = "linear"
+    time_grid: TimeGrid = "uniform"
     policy: PolicySpec = PolicySpec()
     decoding: Decoding = Decoding()
     guidance: Guidance | None = None
     simplex_value: Annotated[float, Field(gt=0, le=1000)] = DEFAULT_SIMPLEX_VALUE
+    last_step: Literal["draw", "greedy"] = "draw"
 
     @pydantic.model_serializer(mode="wrap")
     def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -151,12 +162,40 @@ class Plan(Record):
             found.pop("guidance", None)
         if self.process != "simplex":
             found.pop("simplex_value", None)
+        if self.last_step == "draw":
+            found.pop("last_step", None)
         return found
+
+    @pydantic.field_validator("time_grid", mode="before")
+    @classmethod
+    def _is_a_grid(cls, value: object) -> object:
+        if value in ("uniform", "tess") or isinstance(value, list):
+            return value
+        raise ValueError(f"must be 'uniform', 'tess' or a list of levels, got {str(value)[:40]!r}")
 
     @pydantic.model_validator(mode="after")
     def _fits_its_process(self) -> Self:
         if self.process != "simplex" and self.time_grid == "tess":
             raise ValueError("time_grid 'tess' is for process 'simplex' only")
+        if not isinstance(self.time_grid, str):
+            levels = self.time_grid
+            if len(levels) != self.num_steps:
+                raise ValueError(
+                    f"time_grid must have {self.num_steps} levels, one a step, got {len(levels)}"
+                )
+            if not all(0 < level <= 1 for level in levels):
+                raise ValueError(f"levels of time_grid must be in (0, 1], got {levels}")
+            if any(later > level for level, later in pairwise(levels)):
+                raise ValueError("levels of time_grid must not rise")
+            reads = self.policy.name.startswith(("ancestral", "psi", "remdm_", "tta_"))
+            if not reads:
+                raise ValueError(f"policy {self.policy.name!r} reads no time_grid; leave it out")
+            if levels[0] != 1 and self.process != "simplex":
+                raise ValueError(f"the first level of time_grid must be 1, got {levels[0]}")
+        if self.process != "uniform":
+            for name, value in (("policy", self.policy.name), ("last_step", self.last_step)):
+                if value in ("psi", "greedy"):
+                    raise ValueError(f"{name} {value!r} is for process 'uniform' only")
         if self.process == "masked" and self.noise_schedule != "linear":
             raise ValueError("noise_schedule of process 'masked' must be 'linear'")
         return self

@@ -182,6 +182,7 @@ POLICY_SPACES: dict[PolicyName, PolicySpace] = {
     "remdm_conf": _steps(in_blocks=False),
     "remdm_loop": _steps(in_blocks=False, eta=Range(0.005, 0.1, "log")),
     "tta_constant": _steps(in_blocks=False),
+    "psi": _steps(in_blocks=False, middle_eta=Range(0.001, 0.5, "log")),
     "tta_linear": _steps(in_blocks=False),
     "tta_backward": _steps(in_blocks=False),
     "tta_random": _steps(in_blocks=False),

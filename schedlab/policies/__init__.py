@@ -21,6 +21,7 @@ from schedlab.policies.allocation import (
     CumulativeShare,
     Fixed,
     Linear,
+    Psi,
     Random,
     Scaled,
     Softmax,
@@ -92,6 +93,9 @@ ALLOCATION_POLICIES: dict[str, type[Allocation]] = {
     "tta_threshold": AllocationThreshold,
 }
 
+UNIFORM_POLICIES: dict[str, type[Allocation]] = {"psi": Psi}
+"""Of the uniform-state process alone."""
+
 OWN_LOOP = COMMIT_POLICIES.keys() | REMASK_POLICIES.keys()
 """Policies that the event sampler cannot run."""
 
@@ -112,10 +116,10 @@ def commit_policy(name: str, parameters: dict[str, Any]) -> CommitPolicy:
 
 
 def allocation_policy(name: str, parameters: dict[str, Any]) -> Allocation:
-    """The policy of that name with these parameters; `ancestral` is constant."""
+    """The policy of that name for the loop that predicts every step; `ancestral` is constant."""
     if name == "ancestral":
         name = "tta_constant"
-    return _built(ALLOCATION_POLICIES, name, parameters)
+    return _built(ALLOCATION_POLICIES | UNIFORM_POLICIES, name, parameters)
 
 
 def remask_policy(name: str, parameters: dict[str, Any]) -> RemaskPolicy:
@@ -132,7 +136,7 @@ def check_policy(spec: PolicySpec) -> None:
             )
     elif spec.name in COMMIT_POLICIES:
         commit_policy(spec.name, spec.parameters)
-    elif spec.name in ALLOCATION_POLICIES:
+    elif spec.name in ALLOCATION_POLICIES or spec.name in UNIFORM_POLICIES:
         allocation_policy(spec.name, spec.parameters)
     elif spec.name in REMASK_POLICIES:
         remask_policy(spec.name, spec.parameters)
@@ -147,6 +151,7 @@ def default_parameters(name: str) -> dict[str, Scalar]:
         **COMMIT_POLICIES,
         **REMASK_POLICIES,
         **ALLOCATION_POLICIES,
+        **UNIFORM_POLICIES,
     }
     policy = policies.get(name)
     if policy is None or not dataclasses.is_dataclass(policy):
@@ -187,6 +192,7 @@ __all__ = [
     "OWN_LOOP",
     "REMASK_POLICIES",
     "TIMESTEP_POLICIES",
+    "UNIFORM_POLICIES",
     "Allocation",
     "Ancestral",
     "CommitPolicy",

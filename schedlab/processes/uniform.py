@@ -48,6 +48,11 @@ class UniformProcess:
         weight_NV.scatter_(1, z_N[:, None], torch.where(ratio_N1 == 1.0, 1.0, stays_N1))
         return weight_NV / weight_NV.sum(-1, keepdim=True)
 
+    def noised(self, p_NV: Tensor, alpha_N: Tensor) -> Tensor:
+        """The law of tokens with probabilities `p_NV` after noising, float64 (N, V)."""
+        alpha_N1 = alpha_N.double()[:, None]
+        return alpha_N1 * p_NV.double() + (1.0 - alpha_N1) / self.vocab_size
+
     def leave_one_out(self, logits_NV: Tensor, z_N: Tensor, alpha_t_N: Tensor) -> Tensor:
         """Logits of p(x_i | z_t without position i) from those of an ordinary posterior, (N, V):
         log(1 + V alpha / (1 - alpha)) less for the token that stands there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from schedlab.plan import Plan
 from schedlab.report.captions import policy_facts
 from schedlab.report.content import (
     Block,
@@ -18,7 +19,7 @@ from schedlab.report.content import (
 from schedlab.report.figures import policies as figures
 from schedlab.report.figures.policies import AXIS, LOSSES
 from schedlab.report.run_data import RunData
-from schedlab.report.words import interval, number, one_line, percent, visible
+from schedlab.report.words import interval, number, one_line, percent, sample
 from schedlab.results import Estimate
 from schedlab.results.policy_file import PolicyFile
 
@@ -185,7 +186,7 @@ def _plans(file: PolicyFile) -> Table:
         columns=(
             Column("policy and parameters"),
             Column("schedule"),
-            Column("temperature", numeric=True),
+            Column("temperature, top-p", numeric=True),
             Column(quality.replace("_", " "), numeric=True),
             *(Column(heading, numeric=True) for _, heading in beside),
             Column(AXIS[file.setting.cost], numeric=True),
@@ -193,9 +194,9 @@ def _plans(file: PolicyFile) -> Table:
         ),
         rows=tuple(
             (
-                Cell(one_line(str(by_digest[row.digest].plan.policy), max_length=_LONGEST)),
+                Cell(one_line(_policy(by_digest[row.digest].plan), max_length=_LONGEST)),
                 Cell(one_line(str(by_digest[row.digest].plan.model_schedule), max_length=80)),
-                Cell(f"{by_digest[row.digest].plan.decoding.temperature:g}"),
+                Cell(_decoding(by_digest[row.digest].plan)),
                 _cell(row.estimates[quality]),
                 *(
                     _cell(row.estimates[name]) if name in row.estimates else Cell("")
@@ -209,6 +210,18 @@ def _plans(file: PolicyFile) -> Table:
         folded=True,
         document_rows=40,
     )
+
+
+def _policy(plan: Plan) -> str:
+    if isinstance(plan.time_grid, str):
+        return str(plan.policy)
+    return f"{plan.policy}, levels {', '.join(f'{t:.3g}' for t in plan.time_grid)}"
+
+
+def _decoding(plan: Plan) -> str:
+    decoding = plan.decoding
+    top_p = "" if decoding.top_p == 1 else f", {decoding.top_p:g}"
+    return f"{decoding.temperature:g}{top_p}"
 
 
 def _samples(run: RunData, file: PolicyFile) -> Samples | None:
@@ -229,7 +242,7 @@ def _samples(run: RunData, file: PolicyFile) -> Samples | None:
                     tuple((role, n, run.roles.colour(role)) for role, n in segments),
                 ),
                 facts=one_line(str(plan.policy), max_length=200),
-                texts=tuple(visible(text, max_length=4000) for text in fresh.samples),
+                texts=tuple(sample(text, max_length=4000) for text in fresh.samples),
             )
         )
     if not columns:

@@ -30,6 +30,7 @@ from schedlab.report.words import (
     number,
     one_line,
     percent,
+    sample,
     visible,
     without_folders,
 )
@@ -345,8 +346,7 @@ def _samples(run: RunData, file: SearchFile) -> Samples | None:
                 f" {number(row.estimates['gen_ppl'].value)}, entropy"
                 f" {number(row.estimates['entropy'].value)}",
                 texts=tuple(
-                    visible(text, max_length=LONGEST_SAMPLE)
-                    for text in row.samples[:SAMPLES_SHOWN]
+                    sample(text, max_length=LONGEST_SAMPLE) for text in row.samples[:SAMPLES_SHOWN]
                 ),
             )
             for row in chosen.values()
@@ -357,11 +357,11 @@ def _samples(run: RunData, file: SearchFile) -> Samples | None:
 WORDS = (
     (
         "denoiser",
-        "a network that predicts the masked tokens of a noisy text; heavy is the large one",
+        "a network that predicts the tokens of a noisy text; heavy is the large one",
     ),
     (
         "t, step",
-        "noise level, 1 is noise (all masks), 0 is text; a step goes from one level to the next",
+        "noise level, 1 is noise alone, 0 is text; a step goes from one level to the next",
     ),
     (
         "schedule",

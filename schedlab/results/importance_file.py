@@ -52,6 +52,7 @@ class ImportanceSetting(Record):
         propagation_sequences: coupled pairs of trajectories behind `propagation`.
         levels: noise levels of the curves with `forward` states.
         denoisers: fingerprint per role.
+        process: what is compared: predictions at masks, or posteriors of steps at all positions.
     """
 
     num_sequences: NonNegative
@@ -70,6 +71,13 @@ class ImportanceSetting(Record):
     sampled_sequences: NonNegative = 0
     propagation_sequences: NonNegative = 0
     denoisers: dict[Role, str] = {}
+    process: Literal["masked", "uniform"] = "masked"
+
+    @property
+    def unit(self) -> str:
+        """Of every curve."""
+        masked = self.process == "masked"
+        return "nats per masked token" if masked else "nats per token and step"
 
 
 class Curve(Record):

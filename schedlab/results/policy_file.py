@@ -67,6 +67,7 @@ class Curve(Record):
     )
     schedule: Annotated[str, Field(description="roles of equal parts of the schedule")] = ""
     temperature: float | None = None
+    top_p: float | None = None
     block_length: int | None = None
 
     @property

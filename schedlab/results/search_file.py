@@ -15,7 +15,7 @@ from schedlab.errors import InputError
 from schedlab.files import FileRecord, Record
 from schedlab.plan import ModelSchedule, PolicySpec
 from schedlab.plan.guidance import Guidance
-from schedlab.plan.plan import DEFAULT_SIMPLEX_VALUE, Role, Sha256
+from schedlab.plan.plan import DEFAULT_SIMPLEX_VALUE, NoiseScheduleName, Role, Sha256, TimeGrid
 from schedlab.results.estimate import Estimate
 
 SEARCH_FORMAT = "schedlab.search"
@@ -56,9 +56,10 @@ class SearchSetting(Record):
     top_p: float
     policy: PolicySpec = PolicySpec()
     process: Literal["masked", "uniform", "simplex"] = "masked"
-    noise_schedule: Literal["linear", "cosine"] = "linear"
-    time_grid: Literal["uniform", "tess"] = "uniform"
+    noise_schedule: NoiseScheduleName = "linear"
+    time_grid: TimeGrid = "uniform"
     simplex_value: float = DEFAULT_SIMPLEX_VALUE
+    last_step: Literal["draw", "greedy"] = "draw"
     guidance: Guidance | None = None
     prefix_length: Annotated[int, Field(description="tokens of held-out text given")] = 0
     entropy_band: Annotated[

@@ -19,7 +19,14 @@ from schedlab.denoisers.base import Denoiser, SimplexDenoiser, features_at
 from schedlab.errors import SchedlabError
 from schedlab.plan import Plan
 from schedlab.plan.plan import Decoding
-from schedlab.processes import MaskedProcess, Process, SimplexProcess, UniformProcess, alpha
+from schedlab.processes import (
+    MaskedProcess,
+    Process,
+    SimplexProcess,
+    UniformProcess,
+    alpha,
+    level,
+)
 from schedlab.sampling.draw import draw, head_chunks
 from schedlab.sampling.forwards import logits_of_features
 from schedlab.sampling.inversion import MAX_ATTEMPTS, draw_by_inversion
@@ -50,8 +57,11 @@ class Chain(Protocol):
         """
         ...
 
-    def move(self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str) -> None:
-        """To clocks s_i, float64; `tokens_BL` becomes what is drawn."""
+    def move(
+        self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str, kappa: float = 1.0
+    ) -> None:
+        """To clocks s_i, float64; `tokens_BL` becomes what is drawn. Of the uniform-state process
+        by a reverse step with probability `kappa`, else drawn for good and noised anew."""
         ...
 
     def finish(self, logits_NV: Tensor, at: At, role: str) -> None:
@@ -145,7 +155,9 @@ class SimplexChain(_Common):
         self.previous_BLV[at] = logits_NV
         return logits_NV, at
 
-    def move(self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str) -> None:
+    def move(
+        self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str, kappa: float = 1.0
+    ) -> None:
         """Draw tokens and noise them to s."""
         self.tokens_BL[at] = _drawn(logits_NV, at, self.ids, self.decoding, step, role)
         alpha_BL = self.alpha(s_BL)
@@ -197,7 +209,9 @@ class MaskedChain(_Common):
         logits_NV[:, self.process.mask_id] = -torch.inf
         return logits_NV, (row_N, position_N)
 
-    def move(self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str) -> None:
+    def move(
+        self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str, kappa: float = 1.0
+    ) -> None:
         """Reveal what is due, by the same noise as the plain sampler."""
         due_N = self.reveal_uniform_BL[at] < self.alpha(s_BL)[at]
         row_N, position_N = at[0][due_N], at[1][due_N]
@@ -242,12 +256,15 @@ class UniformChain(_Common):
     def predict(self, denoiser: Denoiser, t: float, t_BL: Tensor | None) -> tuple[Tensor, At]:
         """At all generated positions."""
         self.prediction = denoiser.spec.prediction
-        t_B = torch.full((len(self.tokens_BL),), t, device=self.tokens_BL.device)
-        features_BLD = features_at(denoiser, self.tokens_BL, t_B if t_BL is None else t_BL)
+        if t_BL is None:
+            t_BL = torch.full((len(self.tokens_BL),), t, device=self.tokens_BL.device)
+        features_BLD = features_at(denoiser, self.tokens_BL, self._read(denoiser, t_BL))
         at = self.everywhere
         return denoiser.logits(features_BLD[at]).float(), at
 
-    def move(self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str) -> None:
+    def move(
+        self, logits_NV: Tensor, at: At, s_BL: Tensor, step: int, role: str, kappa: float = 1.0
+    ) -> None:
         """Draw from the posterior at every position."""
         t_N, z_N = self.clock_BL[at], self.tokens_BL[at]
         s_N = torch.minimum(s_BL[at], t_N)
@@ -255,13 +272,26 @@ class UniformChain(_Common):
         if self.prediction == "posterior":
             logits_NV = self.process.leave_one_out(logits_NV, z_N, alpha_t_N)
         _check_finite(logits_NV, role)
-        p_NV = _tempered(logits_NV, self.decoding)
-        p_NV = self.process.posterior(z_N, p_NV, alpha_t_N, alpha_s_N)
+        x_NV = _tempered(logits_NV, self.decoding)
+        p_NV = self.process.posterior(z_N, x_NV, alpha_t_N, alpha_s_N)
+        if kappa < 1:
+            clean_NV = self.process.posterior(z_N, x_NV, alpha_t_N, torch.ones_like(alpha_s_N))
+            p_NV.mul_(kappa).add_(self.process.noised(clean_NV, alpha_s_N), alpha=1 - kappa)
         self.tokens_BL[at] = draw_by_inversion(p_NV, 1.0, _source(self.ids, at, step))
         self.clock_BL[at] = s_N
 
+    def _read(self, denoiser: Denoiser, t: Tensor) -> Tensor:
+        """Noise levels as the denoiser was trained to read them: of the same alpha_t."""
+        ours, theirs = self.plan.noise_schedule, denoiser.spec.noise_schedule
+        if ours == theirs or {ours, theirs} == {"linear", "log_linear"}:
+            return t
+        return level(theirs)(self.alpha(t.double())).to(t.dtype)
+
     def finish(self, logits_NV: Tensor, at: At, role: str) -> None:
-        """Draw from the posterior at clock 0."""
+        """Draw from the posterior at clock 0, or take the likeliest tokens."""
+        if self.plan.last_step == "greedy":
+            self.tokens_BL[at] = _likeliest(logits_NV, role)
+            return
         self.move(logits_NV, at, torch.zeros_like(self.clock_BL), MAX_STEPS, role)
 
 

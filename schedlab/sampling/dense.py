@@ -23,7 +23,7 @@ from schedlab.classifiers import Classifier
 from schedlab.denoisers.base import Denoiser
 from schedlab.errors import InputError
 from schedlab.plan import Plan
-from schedlab.policies import ALLOCATION_POLICIES, allocation_policy
+from schedlab.policies import ALLOCATION_POLICIES, UNIFORM_POLICIES, allocation_policy
 from schedlab.policies.allocation import Allocation, AllocationView
 from schedlab.processes import Process, alpha, level, time_grid
 from schedlab.sampling.chains import Chain, begin
@@ -89,12 +89,22 @@ def check_dense(plan: Plan, guides: Mapping[str, Classifier]) -> Allocation:
             there.
     """
     name = plan.policy.name
-    if name != "ancestral" and name not in ALLOCATION_POLICIES:
+    known = (*ALLOCATION_POLICIES, *UNIFORM_POLICIES)
+    if name != "ancestral" and name not in known:
         raise InputError(
             f"policy {name!r} takes no guidance and belongs to the masked process; use"
             f" 'ancestral' or one of {', '.join(ALLOCATION_POLICIES)}"
         )
-    policy = allocation_policy(name, plan.policy.parameters)
+    parameters = plan.policy.parameters
+    own_grid = not isinstance(plan.time_grid, str)
+    if own_grid and name in ("ancestral", "psi"):
+        parameters = parameters | {"integer": False}
+    policy = allocation_policy(name, parameters)
+    if own_grid and policy.integer:
+        raise InputError(
+            f"policy {name!r}: integer is for levels k / T; set it to false with a time_grid of"
+            " your own"
+        )
     check_guides(plan.guidance, guides)
     if plan.guidance is not None:
         for attribute in plan.guidance.attributes:
@@ -132,7 +142,9 @@ def sample_dense(
     run = _Run(plan, process, ids, policy, Signals(plan.guidance, guides or {}))
     chain = begin(plan, process, ids, prefix_BP)
     steering = None if plan.guidance is None else Steering(plan.guidance, guides or {})
-    grid = time_grid(plan.time_grid, plan.num_steps).tolist()
+    grid_T1 = time_grid(plan.time_grid, plan.num_steps)
+    grid = grid_T1.tolist()
+    kappas = policy.kappas(alpha(plan.noise_schedule)(grid_T1).tolist())
     zeros = torch.zeros_like(ids.seed_B)
     names = usage_names(plan)
     usage = {name: Usage(zeros.clone(), zeros.clone()) for name in names}
@@ -172,7 +184,7 @@ def sample_dense(
         if last:
             chain.finish(logits_NV, at, role)
         else:
-            chain.move(logits_NV, at, stands_BL, k, role)
+            chain.move(logits_NV, at, stands_BL, k, role, kappas[k])
         if work is not None:
             work.add(role, len(ids), 1, time.perf_counter() - started)
         if trace is not None:

@@ -52,6 +52,7 @@ class Purpose(IntEnum):
     REMASK = 5
     SIMPLEX = 6
     CLOCK = 7
+    NOISE_TOKEN = 8
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from schedlab.errors import InputError
 from schedlab.job import Job, PoliciesConfig
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
+from schedlab.plan.grid import spread_grid
 from schedlab.plan.plan import PolicyName, Scalar
 from schedlab.plan.policy_space import Knob, Range, space_of
 from schedlab.results.policy_file import Curve
+
+
+def _changed(plan: Plan, **changes: Any) -> Plan:
+    fields = {name: getattr(plan, name) for name in Plan.model_fields}
+    return Plan(**fields | changes)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class PlanSpace:
         return self.table.temperatures or [self.job.plan.temperature]
 
     @property
+    def top_ps(self) -> list[float]:
+        """Values of top-p that are looked at."""
+        return self.table.top_ps or [self.job.plan.top_p]
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """What the parts of a tuned model schedule may be, heavy first."""
         wanted = self.table.roles or [self.job.plan.light]
@@ -63,12 +75,7 @@ class PlanSpace:
         plan = shared.plan(ModelSchedule.constant(shared.heavy, shared.num_steps))
         spec = plan.policy
         parameters = spec.parameters | self._for_likelihood(spec.name)
-        return Plan(
-            length=plan.length,
-            model_schedule=plan.model_schedule,
-            policy=PolicySpec(name=spec.name, parameters=parameters),
-            decoding=plan.decoding,
-        )
+        return _changed(plan, policy=PolicySpec(name=spec.name, parameters=parameters))
 
     def _for_likelihood(self, name: PolicyName) -> dict[str, Scalar]:
         """For an exact likelihood positions must not hang on what is drawn."""
@@ -119,10 +126,12 @@ class PlanSpace:
         *,
         schedule: tuple[str, ...],
         temperature: float,
+        top_p: float,
         block_length: int | None,
         num_steps: int | None = None,
+        increments: Sequence[float] = (),
     ) -> Plan:
-        """One plan; the job's fixed parameters go before these."""
+        """One plan; the job's fixed parameters go before these, and `increments` give its grid."""
         shared, space = self.job.plan, space_of(name)
         values = {**parameters, **self._fixed(name)}
         if block_length is not None:
@@ -131,24 +140,25 @@ class PlanSpace:
         if num_steps is None:
             blocks = self._num_blocks(block_length) if space.in_calls else 1
             num_steps = shared.num_steps // blocks * blocks
-        return Plan(
-            length=shared.length,
-            model_schedule=ModelSchedule.from_assignment(schedule, num_steps),
+        return _changed(
+            shared.plan(ModelSchedule.from_assignment(schedule, num_steps)),
             policy=PolicySpec(name=name, parameters=values),
-            decoding=Decoding(temperature=temperature, top_p=shared.top_p),
+            decoding=Decoding(temperature=temperature, top_p=top_p),
+            time_grid=spread_grid(increments, num_steps) if increments else shared.time_grid,
         )
 
     def sweep(self, name: PolicyName) -> list[Proposal]:
         """All points of a policy's sweep."""
         schedules = [tuple(roles) for roles in self.table.schedules or [[self.job.plan.heavy]]]
         found = []
-        for schedule, temperature, block_length in itertools.product(
-            schedules, self.temperatures, self.block_lengths(name)
+        for schedule, temperature, top_p, block_length in itertools.product(
+            schedules, self.temperatures, self.top_ps, self.block_lengths(name)
         ):
             curve = Curve(
                 policy=name,
                 schedule=" ".join(schedule),
                 temperature=temperature,
+                top_p=None if self.table.top_ps is None else top_p,
                 block_length=block_length,
             )
             for knob, parameters, num_steps in self._points(name, block_length):
@@ -159,6 +169,7 @@ class PlanSpace:
                     parameters,
                     schedule=schedule,
                     temperature=temperature,
+                    top_p=top_p,
                     block_length=block_length,
                     num_steps=num_steps,
                 )

@@ -175,6 +175,7 @@ def _setting(job: Job, context: Context, bench: Bench, board: Board) -> SearchSe
         noise_schedule=plan.noise_schedule,
         time_grid=plan.time_grid,
         simplex_value=plan.simplex_value,
+        last_step=plan.last_step,
         guidance=plan.guidance,
         prefix_length=job.search.prefix_length,
         entropy_band=bench.band,

@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 
 from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Plan
+from schedlab.plan.grid import GRID_POLICIES
 from schedlab.plan.plan import PolicyName, Scalar
 from schedlab.plan.policy_space import Knob, Range, space_of
 from schedlab.search.bayesian import ENTROPY, GP_MAX_TRIALS
@@ -35,6 +36,8 @@ from schedlab.search.study_file import add_complete, make_sampler, open_study
 
 STARTUP_TRIALS = 16
 _COMPLEMENT = "1 - "
+_STEEPEST = 4.0
+"""How much faster or slower than in the last part t may fall in the others."""
 
 
 class Found(NamedTuple):
@@ -70,6 +73,7 @@ class TuningSpace:
         }
         choices: dict[str, Sequence[Scalar | None]] = {
             "temperature": self.plans.temperatures,
+            "top_p": self.plans.top_ps,
             "block_length": self.plans.block_lengths(self.name),
         }
         found |= {
@@ -81,6 +85,8 @@ class TuningSpace:
         if space_of(self.name).knob == "steps":
             most = self.plans.job.plan.num_steps
             found["steps"] = IntDistribution(max(1, self._parts), most, log=True)
+        for name in self._increments:
+            found[name] = FloatDistribution(1 / _STEEPEST, _STEEPEST, log=True)
         for part in range(self._parts):
             found[f"part_{part:02d}"] = CategoricalDistribution(self.plans.roles)
         return found
@@ -90,6 +96,17 @@ class TuningSpace:
         fixed = self.plans.table.parameters.get(self.name, {})
         known = space_of(self.name).choices
         return {name: words for name, words in known.items() if name not in fixed}
+
+    @property
+    def _increments(self) -> list[str]:
+        """Names of how far t falls in the parts of a grid but the last, over what it falls there,
+        where grids are tuned."""
+        points = self.plans.table.grid_points if self.name in GRID_POLICIES else 0
+        return [f"fall_{place:02d}" for place in range(points - 1)]
+
+    @property
+    def _points(self) -> int:
+        return len(self._increments) + 1 if self._increments else 0
 
     @property
     def _parts(self) -> int:
@@ -115,6 +132,8 @@ class TuningSpace:
             parameters,
             schedule=tuple(values[f"part_{j:02d}"] for j in range(self._parts)) or (heavy,),
             temperature=values.get("temperature", self.plans.temperatures[0]),
+            top_p=values.get("top_p", self.plans.top_ps[0]),
+            increments=[*(values[name] for name in self._increments), 1.0][: self._points],
             block_length=block_length,
             num_steps=num_steps,
         )
@@ -141,6 +160,7 @@ class TuningSpace:
                 if isinstance(distribution, CategoricalDistribution):
                     values[name] = distribution.choices[0]
             values |= {name: point[name] for name in point if name == "steps"}
+            values |= dict.fromkeys(self._increments, 1.0)  # the uniform grid
             if values not in found:  # points may differ in what the job fixes alone
                 found.append(values)
         return found

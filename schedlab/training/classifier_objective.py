@@ -25,6 +25,7 @@ from schedlab.training.calibration import calibration_error
 from schedlab.training.distributed import Workers
 from schedlab.training.document_rows import DocumentRows
 from schedlab.training.job import ClassifierJob
+from schedlab.training.objective import Objective
 from schedlab.training.objectives import mean_with_interval
 from schedlab.training.simplex_objective import noised, row_noise
 
@@ -57,7 +58,7 @@ def classifier_network(
 
 
 @dataclass(frozen=True)
-class ClassifierObjective:
+class ClassifierObjective(Objective):
     """Cross-entropy of labels, in nats per text."""
 
     job: ClassifierJob
@@ -102,8 +103,8 @@ class ClassifierObjective:
         """Of the loss."""
         return "nats per text"
 
-    def loss(self, model: Network, step: int) -> Tensor:
-        """This process's share of the step's loss."""
+    def loss(self, model: Network, step: int, part: int = 0) -> Tensor:
+        """A share of the step's loss."""
         assert isinstance(model, TextClassifier)
         size, workers, inputs = self.job.optimization.batch_size, self.workers, self.job.inputs
         tokens_BL, label_B = self.rows.labelled(step, batch_size=size, seed=self.job.seed)
@@ -111,7 +112,7 @@ class ClassifierObjective:
         t_B = inputs.largest_t * (np.arange(size) + rng.random(size)) / size
         t_B = rng.permutation(t_B)
         soft_B = rng.random(size) < (0.0 if self.denoiser is None else inputs.share)
-        mine = slice(workers.rank, None, workers.world_size)
+        mine = workers.rows(part, self.job.optimization.accumulate)
         e_BLD, time_B = self._inputs(
             model, tokens_BL[mine], np.where(soft_B, t_B, 0.0)[mine],
             [self.job.seed, _INPUT, step], range(size)[mine],

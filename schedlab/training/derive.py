@@ -73,7 +73,15 @@ class Heavy:
     family: Family | None
 
     @classmethod
-    def load(cls, location: str, *, device: str, precision: str) -> Heavy:
+    def load(
+        cls,
+        location: str,
+        *,
+        device: str,
+        precision: str,
+        where: str = "derive.heavy",
+        processes: Sequence[str] = ("masked",),
+    ) -> Heavy:
         """Load it, and refuse what cannot be a heavy denoiser here.
 
         Raises:
@@ -81,11 +89,11 @@ class Heavy:
         """
         network = loading.load(location, device=device, precision=precision)
         if getattr(network.config, "causal", False):
-            raise InputError(f"derive.heavy: {location} is autoregressive; name a denoiser")
-        if network.spec.process != "masked":
+            raise InputError(f"{where}: {location} is autoregressive; name a denoiser")
+        if network.spec.process not in processes:
             raise InputError(
-                f"derive.heavy: {location} is of the {network.spec.process} process; light"
-                " denoisers can be made from masked ones so far"
+                f"{where}: {location} is of the {network.spec.process} process; name a denoiser of"
+                f" the {' or '.join(processes)} one"
             )
         found = loading.published(location)
         return cls(hub.pinned(location), network, found[1] if found else None)

@@ -45,6 +45,16 @@ class Workers:
             return f"{self.world_size} x {torch.cuda.get_device_name(self.device)}"
         return f"{self.world_size} x CPU process ({platform.machine()})"
 
+    def place(self, part: int, parts: int) -> tuple[int, int]:
+        """Which of how many shares of a step's rows is the `part`-th one here, of `parts` that
+        every process takes one after the other: every so-manieth row from there."""
+        return self.rank * parts + part, self.world_size * parts
+
+    def rows(self, part: int, parts: int) -> slice:
+        """The rows of that share."""
+        first, stride = self.place(part, parts)
+        return slice(first, None, stride)
+
     def sum_gradients(self, weights: Sequence[Tensor], loss: Tensor) -> Tensor:
         """Sum gradients in place, and the loss, over all processes; returns the loss."""
         if self.world_size == 1:
@@ -57,6 +67,14 @@ class Workers:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
         return flat[0]
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all processes, which have equally many, process by process; no gradients."""
+        if self.world_size == 1:
+            return rows
+        found = [torch.empty_like(rows) for _ in range(self.world_size)]
+        dist.all_gather(found, rows.contiguous())
+        return torch.cat(found)
 
     def share(self, value: T) -> T:
         """Give the first process's value to all."""

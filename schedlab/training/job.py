@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import pydantic
 
 from schedlab.files import Record, read_toml, validate
 from schedlab.plan.task_config import TaskConfig
@@ -53,10 +55,13 @@ class Optimization(Record):
         first_largest_t: where that rise begins.
         precision: "bfloat16" runs matrix products under autocast, "float32" all exactly.
         compile: use `torch.compile` where a compiler is found.
+        accumulate: every process takes its rows in so many parts, one after the other, for less
+            memory; what is trained is the same up to rounding.
     """
 
     num_steps: int
     batch_size: int = 32
+    accumulate: int = 1
     optimizer: Literal["muon", "adamw"] = "muon"
     learning_rate: float = 3e-3
     muon_learning_rate: float = 1e-2
@@ -71,12 +76,23 @@ class Optimization(Record):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = True
 
+    @pydantic.model_serializer(mode="wrap")
+    def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a job does not use: folders of jobs made before it stay theirs."""
+        found: dict[str, Any] = handler(self)
+        if self.accumulate == 1:
+            found.pop("accumulate", None)
+        return found
+
     def model_post_init(self, _: object) -> None:
         """Check the ranges that the loop relies on."""
-        if self.num_steps < 1 or self.batch_size < 1:
+        for name in ("num_steps", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
             raise ValueError(
-                f"num_steps and batch_size must be positive, got {self.num_steps} and "
-                f"{self.batch_size}"
+                f"batch_size must be a multiple of accumulate, got {self.batch_size} and"
+                f" {self.accumulate}"
             )
         for name in ("learning_rate", "muon_learning_rate", "gradient_clip"):
             if getattr(self, name) <= 0:
@@ -254,8 +270,8 @@ class SimplexTraining(Record):
     """What is special of a simplex denoiser.
 
     Args:
-        begin: location of a masked transformer of the same sizes, or of a simplex transformer, to
-            begin as; None begins from random weights.
+        begin: location of a transformer over tokens of the same sizes, masked ones too, or of a
+            simplex transformer, to begin as; None begins from random weights.
         grid_steps: noise levels are k / N, k = 0 ... N.
         value: K of the process.
         self_condition: `mean`, or `none`.
@@ -315,6 +331,148 @@ class SimplexJob(_Training):
         grids = [stage.grid_steps for stage in self.stages]
         if len(set(grids)) < len(grids):
             raise ValueError(f"stages must differ in grid_steps, got {grids}")
+
+
+class UniformTraining(Record):
+    """What is special of a denoiser of the uniform-state process.
+
+    Args:
+        begin: location of a transformer over tokens of the same sizes to begin as, a masked one
+            say; None begins from random weights.
+        loss: `bound` (UDLM, DUO) leads to a leave-one-out prediction, `cross_entropy` to a
+            posterior, which samplers and bounds convert.
+        time_input: `sequence`, or `token`: half of the rows get a level of their own at every
+            position, uniform below that of the row [O].
+    """
+
+    begin: str | None = None
+    loss: Literal["bound", "cross_entropy"] = "bound"
+    time_input: Literal["sequence", "token"] = "sequence"
+
+
+class UniformJob(_Training):
+    """Training of a denoiser of the uniform-state process.
+
+    Args:
+        kind: "uniform".
+        model: sizes of the network.
+        uniform: see there.
+    """
+
+    kind: Literal["uniform"]
+    model: ModelSizes
+    uniform: UniformTraining = UniformTraining()
+
+    def model_post_init(self, context: object) -> None:
+        """Noise is everywhere, so nothing is given."""
+        super().model_post_init(context)
+        if self.task is not None:
+            raise ValueError("task is for masked denoisers; name a corpus for a uniform one")
+
+
+class Drift(Record):
+    """TokenDrift (2605.19470), with the parts that its ablation changes.
+
+    Args:
+        taus: bandwidths of the field.
+        step: alpha, how far along the field features should go.
+        queue: features of earlier steps kept of real texts, and as many of generated ones.
+        attraction, repulsion: factors of the two sums of the field; the method's are equal.
+        lift: how a prediction enters the frozen network: `soft`, or `hard`, the likeliest token
+            with the gradient of the soft one (straight-through).
+        features: what is compared: mean-pooled `hidden` layers, or `logits` [O].
+        base_weight: of the ordinary loss beside it; the method's is 0.
+    """
+
+    taus: list[float] = [0.02, 0.05, 0.2]
+    step: float = 1.0
+    queue: int = 1024
+    attraction: float = 1.0
+    repulsion: float = 1.0
+    lift: Literal["soft", "hard"] = "soft"
+    features: Literal["hidden", "logits"] = "hidden"
+    base_weight: float = 0.0
+
+    def model_post_init(self, _: object) -> None:
+        """Check ranges."""
+        if not self.taus or min(self.taus) <= 0:
+            raise ValueError(f"taus must be some and positive, got {self.taus}")
+        if self.step <= 0:
+            raise ValueError(f"step must be positive, got {self.step}")
+        for name in ("queue", "attraction", "repulsion", "base_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+
+Arm = Literal["drift", "continue"]
+
+
+class Refinement(Record):
+    """How a denoiser is refined for few steps.
+
+    Args:
+        begin: location of the denoiser, masked or of the uniform-state process.
+        arms: `drift`, and `continue`: the ordinary loss on the same data, noise levels, steps,
+            batches and optimiser.
+        drift: see there.
+        length: tokens per training window; None is the longest that it takes.
+    """
+
+    begin: str
+    arms: list[Arm] = ["drift", "continue"]
+    drift: Drift = Drift()
+    length: int | None = None
+
+    def model_post_init(self, _: object) -> None:
+        """Something is done, once."""
+        if not self.arms or len(set(self.arms)) < len(self.arms):
+            raise ValueError(f"arms must be some and differ, got {self.arms}")
+        if self.length is not None and self.length < 1:
+            raise ValueError(f"length must be positive, got {self.length}")
+
+
+class RefineOptimization(Optimization):
+    """`Optimization` with the method's optimiser."""
+
+    optimizer: Literal["muon", "adamw"] = "adamw"
+    learning_rate: float = 5e-5
+
+
+class RefineJob(_Training):
+    """Refinement of a denoiser, every arm with every seed.
+
+    Args:
+        kind: "refine".
+        refine: see there.
+        seeds: of the order of the data, noise levels and noise; [] is `seed` alone. Every arm and
+            seed is a model folder within the folder, unless there is one of them.
+    """
+
+    kind: Literal["refine"]
+    refine: Refinement
+    seeds: list[int] = []
+    optimization: RefineOptimization
+
+    def model_post_init(self, context: object) -> None:
+        """Seeds are told apart; there is a text to compare with."""
+        super().model_post_init(context)
+        if self.task is not None:
+            raise ValueError("task is for training from a task; name a corpus to refine on")
+        if self.optimization.batch_size == 1 and self.refine.drift.queue == 0:
+            raise ValueError("drift needs others to repel: set batch_size or queue above this")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
+            raise ValueError(f"seeds must differ and not be negative, got {self.seeds}")
+
+    @property
+    def runs(self) -> dict[str, RefineJob]:
+        """The single runs by the name of their folder, "" for the folder itself."""
+        found = {}
+        for seed in self.seeds or [self.seed]:
+            for arm in self.refine.arms:
+                refine = self.refine.model_copy(update={"arms": [arm]})
+                update = {"seed": seed, "seeds": [], "refine": refine}
+                found[f"{arm}-{seed}"] = self.model_copy(update=update)
+        return found if len(found) > 1 else {"": next(iter(found.values()))}
 
 
 class ClassifierSizes(Record):
@@ -391,10 +549,12 @@ class ClassifierJob(_Training):
             raise ValueError(f"model.groups must hold every label once, got {grouped}")
 
 
-AnyTrainJob = TrainJob | DeriveJob | SimplexJob | ClassifierJob
+AnyTrainJob = TrainJob | DeriveJob | SimplexJob | UniformJob | RefineJob | ClassifierJob
 _KINDS: dict[str, type[AnyTrainJob]] = {
     "derive": DeriveJob,
     "simplex": SimplexJob,
+    "uniform": UniformJob,
+    "refine": RefineJob,
     "classifier": ClassifierJob,
 }
 

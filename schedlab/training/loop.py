@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from schedlab.errors import InputError, SchedlabError
 from schedlab.results import Estimate
 from schedlab.training.distributed import join_workers
-from schedlab.training.job import AnyTrainJob, SimplexJob, Stage
+from schedlab.training.job import AnyTrainJob, RefineJob, SimplexJob, Stage
 from schedlab.training.optimizers import (
     learning_rate_share,
     set_learning_rate,
@@ -49,8 +50,8 @@ def train(
         Held-out loss of the averaged weights, with its 95 % interval: NELBO of masked denoisers,
         cross-entropy of others, in nats per token, and of classifiers per text. Log and card hold
         what else is measured: of derived denoisers the heavy one's loss, the difference, paired,
-        and the KL divergence from it; accuracy and calibration of classifiers. A job with stages
-        returns the last one's.
+        and the KL divergence from it; accuracy and calibration of classifiers. A job with stages,
+        or several arms and seeds, returns the last one's.
 
     Raises:
         InputError: the corpus, the tokenizer or the folder does not fit the job.
@@ -58,6 +59,10 @@ def train(
     """
     if isinstance(job, SimplexJob) and job.stages:
         return _train_stages(job, Path(folder), device=device, stop_after=stop_after, say=say)
+    if isinstance(job, RefineJob):
+        if "" not in (runs := job.runs):
+            return _train_all(runs, Path(folder), device=device, stop_after=stop_after, say=say)
+        job = runs[""]
     with join_workers(device) as workers:
         say = say if workers.is_first else _say_nothing
         run = start_or_resume(job, Path(folder), workers, say)
@@ -112,15 +117,34 @@ def _train_stages(
     return final
 
 
+def _train_all(
+    runs: Mapping[str, RefineJob],
+    folder: Path,
+    *,
+    device: str,
+    stop_after: int | None,
+    say: Say,
+) -> Estimate:
+    """Run after run, each stopped where told; returns the last one's loss."""
+    for name, job in runs.items():
+        if os.environ.get("RANK", "0") == "0":
+            say(f"run {name}: {folder / name}")
+        final = train(job, folder / name, device=device, stop_after=stop_after, say=say)
+    return final
+
+
 def _train_step(run: Run) -> tuple[float, float]:
     """One optimiser step; returns the loss, in nats, and the gradient norm."""
     settings, step, device = run.job.optimization, run.steps_done, run.workers.device
     set_learning_rate(run.optimizers, learning_rate_share(step, settings))
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        value = run.objective.loss(run.model, step)
-    value.backward()
+    summed, short = torch.zeros((), device=device), settings.precision == "bfloat16"
+    for part in range(settings.accumulate):
+        with torch.autocast(device.type, torch.bfloat16, enabled=short):
+            value = run.objective.loss(run.model, step, part)
+        value.backward()
+        summed += value.detach()
     weights = list(run.model.parameters())
-    total = float(run.workers.sum_gradients(weights, value.detach()))
+    total = float(run.workers.sum_gradients(weights, summed))
     if not math.isfinite(total):
         raise SchedlabError(
             f"loss is {total} at step {step}; lower the learning rates and start anew"

@@ -6,6 +6,7 @@ Legend: B windows, L positions, N read positions, V vocabulary, S held-out windo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -81,11 +82,16 @@ def losses_at(
         kl_N = (log_q_NV.exp() * (log_q_NV - log_p_NV)).sum(-1)
         return loss_N + (1.0 - denoising_weight) * kl_N
 
-    size = max(1, _MOST_LOGITS // model.spec.vocab_size)
-    if len(read_N) <= size:
+    return in_parts(part, len(read_N), model.spec.vocab_size)
+
+
+def in_parts(part: Callable[[slice], Tensor], num: int, vocab_size: int) -> Tensor:
+    """What `part` gives for positions of a batch, (N, ...), with the logits of so many of them at
+    a time as memory allows; the backward pass draws them up again."""
+    size = max(1, _MOST_LOGITS // vocab_size)
+    if num <= size:
         return part(slice(None))
-    # The backward pass draws up the logits of one part at a time again.
-    parts = [slice(start, start + size) for start in range(0, len(read_N), size)]
+    parts = [slice(start, start + size) for start in range(0, num, size)]
     return torch.cat([checkpoint(part, at, use_reentrant=False) for at in parts])
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from schedlab.denoisers import checkpoint, loading
+from schedlab.denoisers.base import SoftDenoiser
 from schedlab.denoisers.network import Network
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
@@ -27,7 +29,16 @@ from schedlab.training.classifier_objective import ClassifierObjective, classifi
 from schedlab.training.derive import Heavy, Parent, choose
 from schedlab.training.distributed import Workers
 from schedlab.training.document_rows import DocumentRows
-from schedlab.training.job import AnyTrainJob, ClassifierJob, DeriveJob, SimplexJob, TrainJob
+from schedlab.training.drift_objective import DriftObjective
+from schedlab.training.job import (
+    AnyTrainJob,
+    ClassifierJob,
+    DeriveJob,
+    RefineJob,
+    SimplexJob,
+    TrainJob,
+    UniformJob,
+)
 from schedlab.training.objective import Objective
 from schedlab.training.objectives import weighted_loss
 from schedlab.training.optimizers import build_optimizers
@@ -36,6 +47,7 @@ from schedlab.training.rows import Rows, TaskRows, TextRows
 from schedlab.training.simplex_objective import SimplexObjective, simplex_loss, simplex_network
 from schedlab.training.state import load_state, save_state, stored_facts
 from schedlab.training.token_objective import TokenObjective, loss_function
+from schedlab.training.uniform_objective import UniformObjective, uniform_loss, uniform_network
 
 LOG_FILE = "train.jsonl"
 JOB_FILE = "job.json"
@@ -56,6 +68,7 @@ class Run:
     model: Network
     average_model: Network
     optimizers: list[Optimizer]
+    origin: Heavy | None = None
     parent: Parent | None = None
     steps_done: int = 0
     seconds_before: float = 0.0
@@ -77,26 +90,29 @@ class Run:
 def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) -> Run:
     """Build a run, and go to where it was left if the folder holds its state."""
     model: Network
-    parent = None
-    if isinstance(job, DeriveJob):
-        precision = job.optimization.precision
-        heavy = Heavy.load(job.derive.heavy, device=str(workers.device), precision=precision)
-        spec = heavy.network.spec
+    origin, parent = None, None
+    if isinstance(job, DeriveJob | RefineJob):
+        origin = _origin(job, workers)
+        spec = origin.network.spec
         tokenizer = Tokenizer.for_model(job.tokenizer, spec.vocab_size, spec.mask_id)
-        _check_tokenizer(job, tokenizer, heavy)
-        rows = _rows(job, tokenizer, job.derive.length or spec.max_length)
-        _check_identity(folder, _identity(job, rows, tokenizer, heavy))
-        choice = choose(
-            job.derive,
-            heavy,
-            rows,
-            seed=HELD_OUT_SEED,
-            folder=folder,
-            workers=workers,
-            say=say,
-        )
-        parent = Parent(heavy, choice)
-        model = loading.with_blocks(heavy.network, choice.blocks).trainable_copy()
+        _check_tokenizer(job, tokenizer, origin)
+        settings = job.derive if isinstance(job, DeriveJob) else job.refine
+        rows = _rows(job, tokenizer, settings.length or spec.max_length)
+        _check_identity(folder, _identity(job, rows, tokenizer, origin))
+        network = origin.network
+        if isinstance(job, DeriveJob):
+            choice = choose(
+                job.derive,
+                origin,
+                rows,
+                seed=HELD_OUT_SEED,
+                folder=folder,
+                workers=workers,
+                say=say,
+            )
+            parent = Parent(origin, choice)
+            network = loading.with_blocks(network, choice.blocks)
+        model = network.trainable_copy()
     else:
         tokenizer = Tokenizer.load(job.tokenizer)
         rows = _rows(job, tokenizer, job.model.length)
@@ -107,11 +123,12 @@ def start_or_resume(job: AnyTrainJob, folder: Path, workers: Workers, say: Say) 
         folder=folder,
         workers=workers,
         rows=rows,
-        objective=_objective(job, rows, tokenizer, workers, parent, say),
+        objective=_objective(job, rows, tokenizer, workers, origin, parent, say),
         tokenizer=tokenizer,
         model=model.to(workers.device),
         average_model=model.trainable_copy().requires_grad_(False).to(workers.device),
         optimizers=build_optimizers(model, job.optimization),
+        origin=origin,
         parent=parent,
     )
     _resume(run)
@@ -123,14 +140,32 @@ def _objective(
     rows: Rows,
     tokenizer: Tokenizer,
     workers: Workers,
+    origin: Heavy | None,
     parent: Parent | None,
     say: Say,
 ) -> Objective:
     compiled = job.optimization.compile
+    if isinstance(job, RefineJob):
+        assert origin is not None, "what it begins as"
+        ordinary: TokenObjective | UniformObjective
+        if origin.network.spec.process == "uniform":
+            function = loss_function(uniform_loss, compiled=compiled, say=say)
+            ordinary = UniformObjective(job, rows, workers, function, HELD_OUT_SEED)
+        else:
+            mask_id = origin.network.spec.mask_id
+            assert mask_id is not None, "a masked denoiser"
+            function = loss_function(weighted_loss, compiled=compiled, say=say)
+            ordinary = TokenObjective(job, rows, mask_id, workers, None, function, HELD_OUT_SEED)
+        if job.refine.arms == ["continue"]:
+            return ordinary
+        return DriftObjective(job, ordinary, origin.network, workers)
     if isinstance(job, SimplexJob):
         assert isinstance(rows, DocumentRows)
         function = loss_function(simplex_loss, compiled=compiled, say=say)
         return SimplexObjective(job, rows, workers, function, HELD_OUT_SEED)
+    if isinstance(job, UniformJob):
+        function = loss_function(uniform_loss, compiled=compiled, say=say)
+        return UniformObjective(job, rows, workers, function, HELD_OUT_SEED)
     if isinstance(job, ClassifierJob):
         assert isinstance(rows, DocumentRows)
         return ClassifierObjective.of(job, rows, tokenizer, workers, HELD_OUT_SEED)
@@ -138,11 +173,15 @@ def _objective(
     return TokenObjective(job, rows, tokenizer.mask_id, workers, parent, function, HELD_OUT_SEED)
 
 
-def _first_network(job: TrainJob | SimplexJob | ClassifierJob, tokenizer: Tokenizer) -> Network:
+def _first_network(
+    job: TrainJob | SimplexJob | UniformJob | ClassifierJob, tokenizer: Tokenizer
+) -> Network:
     """Before the first step; drawn on the CPU: equal on every device."""
     generator = torch.Generator().manual_seed(job.seed)
     if isinstance(job, SimplexJob):
         return simplex_network(job, tokenizer.vocab_size, generator)
+    if isinstance(job, UniformJob):
+        return uniform_network(job, tokenizer.vocab_size, generator)
     if isinstance(job, ClassifierJob):
         return classifier_network(job, tokenizer.vocab_size, generator)
     model = Transformer(
@@ -162,8 +201,36 @@ def _first_network(job: TrainJob | SimplexJob | ClassifierJob, tokenizer: Tokeni
     return model
 
 
-def _check_tokenizer(job: DeriveJob, tokenizer: Tokenizer, heavy: Heavy) -> None:
-    for name in ("vocab_size", "mask_id"):
+def _origin(job: DeriveJob | RefineJob, workers: Workers) -> Heavy:
+    """The denoiser that a light or a refined one begins as."""
+    device, settings = str(workers.device), job.optimization
+    if isinstance(job, DeriveJob):
+        return Heavy.load(job.derive.heavy, device=device, precision=settings.precision)
+    found = Heavy.load(
+        job.refine.begin,
+        device=device,
+        precision="float32",
+        where="refine.begin",
+        processes=("masked", "uniform"),
+    )
+    # Of both arms: a continuation is nothing without what it is compared with.
+    if not isinstance(found.network, SoftDenoiser) or found.network.spec.num_blocks < 2:
+        raise InputError(
+            f"refine.begin: {job.refine.begin} must read mixtures of embeddings and have two"
+            " blocks or more; name a transformer of schedlab, MDLM or DUO"
+        )
+    every = workers.world_size * settings.accumulate
+    if settings.batch_size % every:
+        raise InputError(
+            f"optimization.batch_size must be a multiple of processes times accumulate, {every},"
+            f" got {settings.batch_size}"
+        )
+    return found
+
+
+def _check_tokenizer(job: DeriveJob | RefineJob, tokenizer: Tokenizer, heavy: Heavy) -> None:
+    masked = heavy.network.spec.process == "masked"
+    for name in ("vocab_size", "mask_id") if masked else ("vocab_size",):
         ours, theirs = getattr(tokenizer, name), getattr(heavy.network.spec, name)
         if ours != theirs:
             raise InputError(
@@ -196,7 +263,7 @@ def _held_out(job: AnyTrainJob, corpus: Corpus, tokenizer: Tokenizer, length: in
     texts = [document.text for document in corpus.valid]
     available = sum(len(ids) // length for ids in tokenizer.encode_batch(texts))
     if available == 0:
-        name = "derive" if isinstance(job, DeriveJob) else "model"
+        name = job.kind if isinstance(job, DeriveJob | RefineJob) else "model"
         raise InputError(
             f"corpus {job.corpus!r}: no document of the valid split has {length} tokens; use a "
             f"larger corpus or a smaller {name}.length"
@@ -223,7 +290,7 @@ def _identity(
 def _facts(run: Run) -> dict[str, Any]:
     """The identity, and which blocks a derived model began as."""
     parent = run.parent
-    found = _identity(run.job, run.rows, run.tokenizer, parent.heavy if parent else None)
+    found = _identity(run.job, run.rows, run.tokenizer, run.origin)
     return found if parent is None else {**found, "blocks": parent.choice.blocks}
 
 
@@ -240,11 +307,14 @@ def _check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def _resume(run: Run) -> None:
     _check_identity(run.folder, _facts(run))
-    facts = load_state(
-        run.folder, run.model.state_dict(), run.average_model.state_dict(), run.optimizers
-    )
+    memory: dict[str, Tensor] = {}
+    weights, average = run.model.state_dict(), run.average_model.state_dict()
+    facts = load_state(run.folder, weights, average, run.optimizers, memory)
     if facts is None:
         return
+    run.objective.memory.update(
+        {name: value.to(run.workers.device) for name, value in memory.items()}
+    )
     run.steps_done = int(facts["steps_done"])
     run.seconds_before = float(facts["seconds"])
 
@@ -261,13 +331,22 @@ def log(run: Run, **facts: Any) -> None:
 def save(run: Run) -> None:
     """Write the model so far, and the state from which the run can go on."""
     if run.workers.is_first:
-        family = run.parent.heavy.family if run.parent else None
+        family = run.origin.family if run.origin else None
         loading.save(run.folder, run.average_model, family, precision="bfloat16", card=_card(run))
         write_atomic(run.folder / JOB_FILE, checkpoint.json_text(run.job.model_dump()))
         facts = {**_facts(run), "steps_done": run.steps_done, "seconds": run.seconds}
         weights, average = run.model.state_dict(), run.average_model.state_dict()
-        save_state(run.folder, facts, weights, average, run.optimizers)
+        memory = run.objective.memory
+        save_state(run.folder, facts, weights, average, run.optimizers, memory)
     run.workers.wait()
+
+
+def _origin_card(run: Run) -> dict[str, Any]:
+    if run.parent is not None:
+        return run.parent.card()
+    if run.origin is None:
+        return {}
+    return {"begin": run.origin.location, "begin_fingerprint": run.origin.network.fingerprint}
 
 
 def _num_tokens(rows: Rows) -> dict[str, int]:
@@ -279,7 +358,9 @@ def _num_tokens(rows: Rows) -> dict[str, int]:
 def _card(run: Run) -> dict[str, Any]:
     """What the weights are, for people and for provenance pages."""
     job = run.job
-    measure = "NELBO" if job.kind in ("denoiser", "derive") else "cross-entropy"
+    bounded = job.kind in ("denoiser", "derive", "uniform", "refine")
+    converted = run.model.spec.process == "uniform" and run.model.spec.prediction == "posterior"
+    measure = "NELBO" if bounded and not converted else "cross-entropy"
     return {
         "kind": job.kind if job.kind in ("autoregressive", "classifier") else "denoiser",
         "num_blocks": run.model.config.num_blocks,
@@ -294,7 +375,7 @@ def _card(run: Run) -> dict[str, Any]:
         "held_out": None if run.held_out is None else run.held_out.model_dump(),
         "held_out_split": "valid",
         "held_out_unit": f"{measure}, {run.objective.unit}",
-        **(run.parent.card() if run.parent else {}),
+        **_origin_card(run),
         **{name: value.model_dump() for name, value in run.measured.items()},
         "corpus": run.rows.source,
         "corpus_fingerprint": run.rows.fingerprint,

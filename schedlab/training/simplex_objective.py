@@ -27,6 +27,7 @@ from schedlab.results import Estimate
 from schedlab.training.distributed import Workers
 from schedlab.training.document_rows import DocumentRows
 from schedlab.training.job import SimplexJob
+from schedlab.training.objective import Objective
 from schedlab.training.objectives import mean_with_interval
 
 _NOISE, _HELD_OUT = 5, 6  # purposes of their own: see `batches`
@@ -34,7 +35,7 @@ _CHUNK = 32
 
 
 @dataclass(frozen=True)
-class SimplexObjective:
+class SimplexObjective(Objective):
     """Mean cross-entropy in nats per token over levels k / N, k = 0 ... N."""
 
     job: SimplexJob
@@ -48,8 +49,8 @@ class SimplexObjective:
         """Of the loss."""
         return "nats per token, mean over noise levels"
 
-    def loss(self, model: Network, step: int) -> Tensor:
-        """This process's share of the step's loss."""
+    def loss(self, model: Network, step: int, part: int = 0) -> Tensor:
+        """A share of the step's loss."""
         assert isinstance(model, SimplexTransformer)
         job, settings, workers = self.job, self.job.simplex, self.workers
         size = job.optimization.batch_size
@@ -67,7 +68,7 @@ class SimplexObjective:
         conditioned = settings.self_condition != "none" and (
             rng.random() < settings.self_condition_share
         )
-        mine = slice(workers.rank, None, workers.world_size)
+        mine = workers.rows(part, job.optimization.accumulate)
         noise_BLV = row_noise(
             [job.seed, _NOISE, step], range(size)[mine], model.spec, tokens_BL.shape[1],
             workers.device,

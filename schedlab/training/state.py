@@ -1,8 +1,8 @@
 """The resumable state of a training run: one safetensors file, replaced as a whole.
 
-Weights, averaged weights and optimiser moments are tensors; the step and what the run depends on
-stand as JSON in the file's header. Random numbers need no state: they are functions of
-(seed, step), see `batches`.
+Weights, averaged weights, optimiser moments and what the objective keeps are tensors; the step and
+what the run depends on stand as JSON in the file's header. Random numbers need no state: they are
+functions of (seed, step), see `batches`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ def save_state(
     weights: Mapping[str, Tensor],
     average: Mapping[str, Tensor],
     optimizers: Sequence[Optimizer],
+    memory: Mapping[str, Tensor],
 ) -> None:
-    """Write everything that the next step depends on; `facts` are JSON values."""
+    """Write everything that the next step depends on; `facts` are JSON values, `memory` is the
+    objective's."""
     tensors = {f"weights/{name}": value for name, value in weights.items()}
     tensors |= {f"average/{name}": value for name, value in average.items()}
+    tensors |= {f"memory/{name}": value for name, value in memory.items()}
     for number, optimizer in enumerate(optimizers):
         for index, moments in optimizer.state_dict()["state"].items():
             for name, value in moments.items():
@@ -56,6 +59,7 @@ def load_state(
     weights: Mapping[str, Tensor],
     average: Mapping[str, Tensor],
     optimizers: Sequence[Optimizer],
+    memory: dict[str, Tensor],
 ) -> dict[str, Any] | None:
     """Copy a saved state into the given tensors and optimisers.
 
@@ -75,6 +79,8 @@ def load_state(
         for group, targets in (("weights", weights), ("average", average)):
             for name, target in targets.items():
                 target.data.copy_(tensors.pop(f"{group}/{name}"))
+        for name in [name for name in tensors if name.startswith("memory/")]:
+            memory[name.removeprefix("memory/")] = tensors.pop(name)
         moments: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
         for name, value in tensors.items():
             _, number, index, moment = name.split("/")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,8 @@ from schedlab.results import Estimate
 from schedlab.training.batches import Batch, masked_batch, next_token_batch, share_of
 from schedlab.training.derive import Parent
 from schedlab.training.distributed import Workers
-from schedlab.training.job import DeriveJob, TrainJob
+from schedlab.training.job import DeriveJob, RefineJob, TrainJob
+from schedlab.training.objective import NoisyRows, Objective
 from schedlab.training.objectives import held_out_losses, mean_with_interval
 from schedlab.training.optimizers import largest_noise_level
 from schedlab.training.progress import Say
@@ -26,10 +28,10 @@ LossFunction = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class TokenObjective:
+class TokenObjective(Objective):
     """NELBO of masked denoisers, derived ones beside their heavy one, cross-entropy of scorers."""
 
-    job: TrainJob | DeriveJob
+    job: TrainJob | DeriveJob | RefineJob
     rows: Rows
     mask_id: int
     workers: Workers
@@ -42,14 +44,22 @@ class TokenObjective:
         """Of the loss."""
         return "nats per token"
 
-    def loss(self, model: Network, step: int) -> Tensor:
-        """This process's share of the step's loss."""
-        batch = share_of(
-            self.batch(step), rank=self.workers.rank, world_size=self.workers.world_size
-        )
+    def loss(self, model: Network, step: int, part: int = 0) -> Tensor:
+        """A share of the step's loss."""
+        batch = self._share(step, part)
         arrays = (batch.input_BL, batch.t_B, batch.read_N, batch.target_N, batch.weight_N)
         tensors = [torch.from_numpy(array).to(self.workers.device) for array in arrays]
         return self.function(model, *self._teacher(), *tensors)
+
+    def noisy(self, model: Network, step: int, part: int = 0) -> NoisyRows:
+        """Rows of a share of a step, as for its loss."""
+        batch = self._share(step, part)
+        x_BL = self._rows(step)[self.workers.rows(part, self.job.optimization.accumulate)]
+        x, z, t = (
+            torch.from_numpy(array).to(self.workers.device)
+            for array in (x_BL, batch.input_BL, batch.t_B)
+        )
+        return NoisyRows(x, z, t, z == self.mask_id)
 
     def held_out(self, model: Network) -> tuple[Estimate, dict[str, Estimate]]:
         """Loss on held-out rows; for a derived model also against the heavy one."""
@@ -73,10 +83,17 @@ class TokenObjective:
         weight = self.job.derive.denoising_weight
         return (self.parent.heavy.network if weight < 1.0 else None), weight
 
+    def _rows(self, step: int) -> np.ndarray:
+        size = self.job.optimization.batch_size
+        return self.rows.of_step(step, batch_size=size, seed=self.job.seed)
+
+    def _share(self, step: int, part: int) -> Batch:
+        rank, world_size = self.workers.place(part, self.job.optimization.accumulate)
+        return share_of(self.batch(step), rank=rank, world_size=world_size)
+
     def batch(self, step: int) -> Batch:
         """Rows of all processes at a step."""
-        job = self.job
-        tokens_BL = self.rows.of_step(step, batch_size=job.optimization.batch_size, seed=job.seed)
+        job, tokens_BL = self.job, self._rows(step)
         if job.kind == "autoregressive":
             return next_token_batch(tokens_BL)
         return masked_batch(

@@ -113,8 +113,8 @@ def test_a_network_begins_as_another_of_its_kind_with_its_noise_level():
         (lambda: masked(hidden_size=32), "its hidden_size is 32, the model's is 16"),
         (lambda: masked(vocab_size=12), "its vocab_size is 12, the model's is 11"),
         (lambda: masked(num_heads=4), "its num_heads is 4, the model's is 2"),
-        (lambda: masked(causal=True), "is causal or has learned positions"),
-        (lambda: masked(learned_positions=True), "is causal or has learned positions"),
+        (lambda: masked(causal=True), "is causal; name a denoiser"),
+        (lambda: masked(learned_positions=True), "learned positions, the model none"),
     ],
 )
 def test_a_beginning_that_does_not_fit_is_refused(network, message):

@@ -9,6 +9,7 @@ from schedlab.importance.divergences import (
     position_stats,
     row_chunks,
 )
+from schedlab.importance.readings import MaskedReading
 from schedlab.processes import MaskedProcess
 
 
@@ -19,10 +20,11 @@ def random_logits(num: int, vocab_size: int, *, spread: float = 3.0, seed: int =
 
 def stats_of(logits: dict[str, torch.Tensor], targets=None):
     vocab_size = logits["H"].shape[1]
-    process = MaskedProcess(vocab_size, vocab_size - 1)
-    return position_stats(
-        {role: log_probs(part, process) for role, part in logits.items()}, "H", targets
-    )
+    reading = MaskedReading(MaskedProcess(vocab_size, vocab_size - 1))
+    laws = {role: log_probs(part, reading.process) for role, part in logits.items()}
+    none = torch.empty(0)
+    losses = None if targets is None else reading.losses(laws, targets, none, none, none)
+    return position_stats(laws, "H", losses)
 
 
 def test_every_metric_matches_its_definition():

@@ -111,19 +111,24 @@ def test_strata_of_steps_leave_bounds_unbiased(num_levels):
 
 def test_more_levels_than_steps_keep_every_step_at_its_own_level():
     levels = NoiseLevels(4, 12)
-    t_SK, weight_SK = levels.draw(ids_of(2))
+    t_SK, at_step_SK = levels.draw(ids_of(2))
     np.testing.assert_allclose(t_SK[0], 1 - np.arange(12) / 12)
     assert levels.level_of_step_T.tolist() == [0, 3, 6, 9]
-    np.testing.assert_allclose(weight_SK[0, levels.level_of_step_T], [1 / 4, 1 / 3, 1 / 2, 1])
-    assert (weight_SK[0] > 0).sum() == 4
+    assert at_step_SK[0, levels.level_of_step_T].all() and at_step_SK[0].sum() == 4
+    sums = sampled_forward(2, levels)
+    np.testing.assert_allclose(sums.weight_SK[0, levels.level_of_step_T], [1 / 4, 1 / 3, 1 / 2, 1])
+    assert (sums.weight_SK[0] > 0).sum() == 4
 
 
 def test_every_stratum_draws_all_of_its_steps():
     levels = NoiseLevels(10, 4)
-    t_SK, weight_SK = levels.draw(ids_of(500))
+    t_SK, at_step_SK = levels.draw(ids_of(500))
     seen = [sorted(set((10 - 10 * t_SK[:, j]).round().int().tolist())) for j in range(4)]
     assert seen == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
-    np.testing.assert_allclose(weight_SK, 1 / (10 * t_SK))  # r_k of the linear schedule
+    assert at_step_SK.all()
+    sums = sampled_forward(500, levels)
+    t_SK, _ = levels.draw(ids_of(500, 3))
+    np.testing.assert_allclose(sums.weight_SK, 1 / (10 * t_SK))  # r_k of the linear schedule
     assert levels.level_of_step_T.tolist() == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
 

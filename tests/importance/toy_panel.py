@@ -10,7 +10,7 @@ import torch
 from schedlab.denoisers.oracle import OracleDenoiser, TableDenoiser, ToyWorld
 from schedlab.importance import NoiseLevels, Panel, SequenceSums
 from schedlab.importance.sums import with_relative_kl
-from schedlab.processes import MaskedProcess
+from schedlab.processes import MaskedProcess, alpha, reveal_probs, uniform_grid
 from schedlab.results import SeedBlock
 from schedlab.sampling import SequenceIds
 from tests.importance import brute_force
@@ -52,7 +52,8 @@ def exact_forward(world: ToyWorld, panel: Panel, num_steps: int) -> SequenceSums
     sums = panel.sums(z_RL, torch.ones(len(z_RL), dtype=torch.float64), x_RL)
     prob_R = world.probs_X.repeat_interleave(len(mask_ML)).numpy()
     num_R = masked_RL.sum(1).numpy()
-    t_K, weight_K = (part[0].numpy() for part in NoiseLevels(num_steps, num_steps).draw(ids_of(1)))
+    t_K = NoiseLevels(num_steps, num_steps).draw(ids_of(1))[0][0].numpy()
+    weight_K = reveal_probs(alpha("linear"), uniform_grid(num_steps)).numpy()
     weight_RK = (
         prob_R[:, None] * t_K ** num_R[:, None] * (1 - t_K) ** (world.length - num_R)[:, None]
     )
@@ -67,7 +68,8 @@ def exact_heavy_sampler(world: ToyWorld, panel: Panel, num_steps: int) -> Sequen
     sums = panel.sums(z_ZL, torch.ones(len(z_ZL), dtype=torch.float64))
     law_ZK = np.stack(brute_force.state_laws(world, [heavy] * num_steps)[:-1], axis=1)
     num_Z = (z_ZL == world.mask_id).sum(1).numpy()
-    t_K, weight_K = (part[0].numpy() for part in NoiseLevels(num_steps, num_steps).draw(ids_of(1)))
+    t_K = NoiseLevels(num_steps, num_steps).draw(ids_of(1))[0][0].numpy()
+    weight_K = reveal_probs(alpha("linear"), uniform_grid(num_steps)).numpy()
     return _expectations(panel, sums, num_Z, law_ZK, t_K, weight_K, world.length)
 
 

@@ -19,6 +19,7 @@ from schedlab.policies import (
     COMMIT_POLICIES,
     REMASK_POLICIES,
     TIMESTEP_POLICIES,
+    UNIFORM_POLICIES,
     check_policy,
     default_parameters,
 )
@@ -28,7 +29,7 @@ NAMES = sorted(POLICY_SPACES)
 
 def test_every_policy_has_a_space_and_no_other_name_has() -> None:
     known = {*TIMESTEP_POLICIES, *COMMIT_POLICIES, *REMASK_POLICIES, *ALLOCATION_POLICIES}
-    known.add("first_hitting")
+    known |= {"first_hitting", *UNIFORM_POLICIES}
     assert set(POLICY_SPACES) == known == set(get_args(PolicyName))
     for name in known:
         assert space_of(name) is POLICY_SPACES[name]

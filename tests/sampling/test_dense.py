@@ -18,7 +18,7 @@ from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Decoding, ModelSchedule, Plan, PolicySpec
 from schedlab.plan.guidance import Attribute, Guidance
-from schedlab.policies import ALLOCATION_POLICIES
+from schedlab.policies import ALLOCATION_POLICIES, UNIFORM_POLICIES
 from schedlab.processes import MaskedProcess, SimplexProcess, UniformProcess, alpha
 from schedlab.results import SeedBlock
 from schedlab.sampling import (
@@ -30,7 +30,7 @@ from schedlab.sampling import (
     sample_plans,
     uniforms,
 )
-from schedlab.sampling.dense import GUIDANCE
+from schedlab.sampling.dense import GUIDANCE, check_dense
 from schedlab.sampling.noise import normals
 
 V, LENGTH = 12, 8
@@ -211,17 +211,23 @@ def exact_masked_law(world, policy, steps):
     return law_Z[whole]
 
 
-def exact_uniform_law(world, predict, policy, steps):
+def exact_uniform_law(world, predict, policy, steps, kappas=None):
     """Law of the uniform chain; `predict` gives (Z, L, R) at a level."""
     states, size = world.texts(), world.num_real
     law_Z = torch.full((len(states),), 1.0 / len(states), dtype=torch.float64)
-    for t, clock, to in clocks_of(policy, steps, world.length):
+    for k, (t, clock, to) in enumerate(clocks_of(policy, steps, world.length)):
         p_ZLR, moves = predict(t), []
-        for i in range(world.length):
-            alpha_t, alpha_s = 1 - clock[i], 1 - to[i]
+        kappa = 1.0 if kappas is None else kappas[k]
+
+        def reverse(i, alpha_t, alpha_s, p_ZLR=p_ZLR):
             ratio = alpha_t / alpha_s if alpha_s > 0 else 1.0
             weight = (p_ZLR[:, i] @ kernel(alpha_s, size)) * kernel(ratio, size)[:, states[:, i]].T
-            moves.append(weight / weight.sum(1, keepdim=True))
+            return weight / weight.sum(1, keepdim=True)
+
+        for i in range(world.length):
+            alpha_t, alpha_s = 1 - clock[i], 1 - to[i]
+            anew = reverse(i, alpha_t, 1.0) @ kernel(alpha_s, size)
+            moves.append(kappa * reverse(i, alpha_t, alpha_s) + (1 - kappa) * anew)
         law_Z = law_Z @ product(torch.stack(moves, dim=1))
     return law_Z
 
@@ -263,18 +269,34 @@ def test_a_whole_chain_is_that_of_tess(golden: Path, folder, monkeypatch):
     assert torch.equal(state.z_BL[:, :given], prefix)
 
 
-def test_the_law_of_a_network_in_the_uniform_process_is_duos(golden: Path, monkeypatch):
-    # DUO's own sampler, summed up exactly: four steps to 1e-5, then one to the text.
+@pytest.mark.parametrize(
+    ("levels", "law", "last_step"),
+    [
+        ("timesteps4", "exact_ancestral_4steps", "draw"),
+        ("timesteps", "exact_ancestral", "draw"),
+        ("timesteps", "exact_greedy", "greedy"),
+        ("timesteps_nonuniform", "exact_ancestral_nonuniform", "draw"),
+        # Without its last step at level 1e-5, which changes a token in 10^5.
+        ("timesteps", "exact_none", "none"),
+    ],
+)
+def test_the_law_of_a_network_in_the_uniform_process_is_duos(
+    golden: Path, levels: str, law: str, last_step: str
+):
+    # DUO's own sampler, summed up exactly.
     folder = golden / "duo_sampler"
     with np.load(folder / "distribution.npz", allow_pickle=False) as data:
-        levels, law = data["timesteps4"], torch.from_numpy(data["exact_ancestral_4steps"])
-    grid = torch.from_numpy(np.append(levels.astype(np.float64), 0.0))
-    monkeypatch.setattr("schedlab.sampling.dense.time_grid", lambda name, steps: grid)
-    monkeypatch.setattr("schedlab.sampling.chains.alpha", lambda name: alpha("log_linear"))
-    plan = plan_of("H5", process="uniform", policy="tta_constant", parameters={"integer": False})
+        grid = data[levels].astype(np.float64).tolist()
+        law_X = torch.from_numpy(data[law])
+    if last_step == "none":
+        grid, last_step = grid[:-1], "draw"
+    plan = plan_of(
+        f"H{len(grid)}", process="uniform", time_grid=grid, noise_schedule="log_linear",
+        last_step=last_step,
+    )  # fmt: skip
     network = loading.load(folder)
     z = sample_dense(plan, {"H": network}, UniformProcess(5), ids_of(20_000)).z_BL
-    assert agrees(z, law, 5)
+    assert agrees(z, law_X, 5)
 
 
 # The plain sampler and the constant policy.
@@ -315,6 +337,10 @@ def cases():
 
 
 PROCESSES = ("simplex", "masked", "uniform")
+RUNS = [
+    *((name, policy) for name in PROCESSES for policy in sorted(ALLOCATION_POLICIES)),
+    *(("uniform", policy) for policy in UNIFORM_POLICIES),
+]
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -353,11 +379,11 @@ def test_other_clocks_draw_other_tokens(name):
         assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-@pytest.mark.parametrize("policy", sorted(ALLOCATION_POLICIES))
+@pytest.mark.parametrize(("name", "policy"), RUNS)
 def test_prefixes_are_kept_and_everything_else_is_generated(name, policy):
     denoiser, process, length = cases()[name]
-    signal = {"signal": "entropy"} if ALLOCATION_POLICIES[policy].signal == "gradient" else {}
+    rule = (ALLOCATION_POLICIES | UNIFORM_POLICIES)[policy]
+    signal = {"signal": "entropy"} if rule.signal == "gradient" else {}
     plan = plan_of("H4", process=name, length=length, policy=policy, parameters=signal)
     prefix_BP = torch.full((20, length - 1), 1)
     trace = []
@@ -387,13 +413,13 @@ def test_the_masked_chain_has_the_exact_law_of_its_clocks():
         assert agrees(z, exact_masked_law(WORLD, policy, 4), 3), policy
 
 
-@pytest.mark.parametrize("policy", sorted(ALLOCATION_POLICIES))
-@pytest.mark.parametrize("name", ["masked", "uniform"])
+@pytest.mark.parametrize(("name", "policy"), [run for run in RUNS if run[0] != "simplex"])
 def test_where_positions_are_independent_every_policy_gives_the_law_of_the_world(name, policy):
     p_LR = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.45, 0.1, 0.45]]).double()
     probs = torch.einsum("a,b,c->abc", *p_LR).flatten()
     world = ToyWorld(3, 3, probs)
-    signal = {"signal": "margin"} if ALLOCATION_POLICIES[policy].signal == "gradient" else {}
+    rule = (ALLOCATION_POLICIES | UNIFORM_POLICIES)[policy]
+    signal = {"signal": "margin"} if rule.signal == "gradient" else {}
     plan = plan_of("H6", process=name, policy=policy, parameters=signal)
     denoiser, process = {
         "masked": (OracleDenoiser(world), MASKED),
@@ -429,6 +455,23 @@ def test_the_uniform_chain_has_the_exact_law_of_its_clocks(policy, exact):
     plan = plan_of("H4", process="uniform", policy=policy)
     z = sample_dense(plan, {"H": denoiser}, UniformProcess(3), ids_of(20_000)).z_BL
     assert agrees(z, exact_uniform_law(UNIFORM_WORLD, denoiser.table, policy, 4), 3)
+
+
+@pytest.mark.parametrize(
+    ("middle", "eta"), [("pc", 0.5), ("constant", 0.1), ("remdm", 0.3), ("rescale", 0.7)]
+)
+@pytest.mark.parametrize("exact", ["leave_one_out", "posterior"])
+def test_the_psi_chain_has_the_exact_law_of_its_kappas(middle, eta, exact):
+    denoiser = UniformOracle(UNIFORM_WORLD, exact)
+    parameters = {"middle": middle, "middle_eta": eta}
+    plan = plan_of("H5", process="uniform", policy="psi", parameters=parameters)
+    kappas = check_dense(plan, {}).kappas([k / 5 for k in range(6)])
+    assert min(kappas) < 0.2 and kappas[-1] == 1
+    z = sample_dense(plan, {"H": denoiser}, UniformProcess(3), ids_of(20_000)).z_BL
+    law_X = exact_uniform_law(UNIFORM_WORLD, denoiser.table, "tta_constant", 5, kappas)
+    assert agrees(z, law_X, 3)
+    plain_X = exact_uniform_law(UNIFORM_WORLD, denoiser.table, "tta_constant", 5)
+    assert not agrees(z, plain_X, 3)
 
 
 def test_only_a_leave_one_out_prediction_gives_the_law_of_the_world_in_the_uniform_process():

@@ -11,14 +11,16 @@ from planted_policies import policies_job
 from schedlab.errors import InputError
 from schedlab.plan.plan import PolicyName
 from schedlab.plan.policy_space import POLICY_SPACES, space_of
-from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy
+from schedlab.policies import COMMIT_POLICIES, UNIFORM_POLICIES, check_policy, commit_policy
 from schedlab.search.policy_sweep import PlanSpace, Proposal
 
 NAMES = get_args(PolicyName)
 
 
 def sweep(name: PolicyName, prefix: int = 0, **table: object) -> list[Proposal]:
-    return PlanSpace(policies_job(names=[name], lights=True, **table), prefix).sweep(name)  # type: ignore[arg-type]
+    process = {"process": "uniform"} if name in UNIFORM_POLICIES else None
+    job = policies_job(names=[name], lights=True, plan=process, **table)  # type: ignore[arg-type]
+    return PlanSpace(job, prefix).sweep(name)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,7 +21,13 @@ from schedlab.errors import InputError, SchedlabError
 from schedlab.plan import Plan
 from schedlab.plan.plan import PolicyName, Scalar
 from schedlab.plan.policy_space import POLICY_SPACES
-from schedlab.policies import COMMIT_POLICIES, check_policy, commit_policy, default_parameters
+from schedlab.policies import (
+    COMMIT_POLICIES,
+    UNIFORM_POLICIES,
+    check_policy,
+    commit_policy,
+    default_parameters,
+)
 from schedlab.search.front import hypervolume
 from schedlab.search.policy_sweep import PlanSpace
 from schedlab.search.tuning import Found, TuningSpace, tune
@@ -30,7 +36,10 @@ NAMES = get_args(PolicyName)
 
 
 def space_for(name: PolicyName, prefix: int = 0, **table: object) -> TuningSpace:
-    job = policies_job(**{"names": ["threshold"], "tuned": [name], "lights": True} | table)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"names": ["threshold"], "tuned": [name], "lights": True}
+    if name in UNIFORM_POLICIES:
+        settings |= {"names": ["ancestral"], "plan": {"process": "uniform"}}
+    job = policies_job(**settings | table)
     return TuningSpace(PlanSpace(job, prefix), name)
 
 
@@ -79,6 +88,24 @@ def test_whatever_is_chosen_is_a_plan_that_runs(name: PolicyName) -> None:
                 policy = commit_policy(name, plan.policy.parameters)
                 policy.check_steps(plan.num_steps, -(-36 // policy.block_size(36)))
         assert len(seen) >= 3
+
+
+@pytest.mark.parametrize("name", ["ancestral", "psi"])
+def test_grids_and_top_p_are_tuned_where_steps_lie_on_a_grid(name: PolicyName) -> None:
+    space = space_for(name, grid_points=4, top_ps=[1.0, 0.9], temperatures=[1.0])
+    names = set(space.distributions)
+    # The last part is what the others are compared with.
+    assert {"top_p", "fall_00", "fall_02"} <= names and "fall_03" not in names
+    rng = np.random.default_rng(0)
+    plans = [space.plan(drawn(space.distributions, rng)) for _ in range(20)]
+    for plan in plans:
+        assert len(plan.time_grid) == plan.num_steps and plan.time_grid[0] == 1.0
+    assert len({tuple(plan.time_grid) for plan in plans}) > 10
+    assert {plan.decoding.top_p for plan in plans} == {1.0, 0.9}
+    uniform = space.plan(space.seeds(default_parameters(name))[-1])
+    assert uniform.time_grid == "uniform"
+    plain = space_for("threshold", grid_points=4)
+    assert not any(key.startswith("fall") for key in plain.distributions)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -577,8 +577,8 @@ def test_a_model_begins_as_another_simplex_model_weight_by_weight(
         ({"num_heads": 1}, "its num_heads is 1"),
         ({"mlp_ratio": 2}, "its mlp_ratio is 2"),
         ({"vocab_size": 40}, "its vocab_size is 40, the model's is 41"),
-        ({"learned_positions": True}, "causal or has learned positions"),
-        ({"causal": True}, "causal or has learned positions"),
+        ({"learned_positions": True}, "learned positions, the model none"),
+        ({"causal": True}, "is causal; name a denoiser"),
     ],
 )
 def test_beginnings_that_do_not_fit_are_one_line(

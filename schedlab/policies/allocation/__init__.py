@@ -6,6 +6,7 @@ Rules and modifiers are [C] where their description does not say [O].
 from schedlab.policies.allocation.adaptive import Adaptive, Scaled
 from schedlab.policies.allocation.base import Allocation, AllocationView
 from schedlab.policies.allocation.by_place import BackwardLinear, Constant, Fixed, Linear, Random
+from schedlab.policies.allocation.psi import Psi
 from schedlab.policies.allocation.selected import CumulativeShare, Softmax, Threshold, TopK
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CumulativeShare",
     "Fixed",
     "Linear",
+    "Psi",
     "Random",
     "Scaled",
     "Softmax",

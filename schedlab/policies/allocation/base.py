@@ -10,7 +10,7 @@ Legend: B sequences, L positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -131,6 +131,10 @@ class Allocation:
             t_BL = (t_BL * T + 1e-9).floor() / T
             t_BL = t_BL.clamp(min(1 / T, view.highest), view.highest)
         return t_BL.clamp(0.0, 1.0)
+
+    def kappas(self, alpha_T1: Sequence[float]) -> list[float]:
+        """Share of the reverse step at every step, see `Psi`; 1 for all other policies."""
+        return [1.0] * (len(alpha_T1) - 1)
 
     def pool(self, s_BL: Tensor, view: AllocationView) -> Tensor:
         """The levels that tokens are noised to, of those by the rule: a common one of every

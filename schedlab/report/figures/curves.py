@@ -15,7 +15,19 @@ from schedlab.report.style import WIDTH, Roles
 from schedlab.report.svg import drawing, to_svg
 from schedlab.results.importance_file import Curve, ImportanceFile, Metric
 
-UNIT = "nats per masked token"
+_LOSS = {
+    "masked": "Cross-entropy of the true tokens at masked positions, the same noisy texts for all"
+    " denoisers; lower is better. ",
+    "uniform": "Divergence of the posterior that a step draws from, at every position, from that"
+    " of the true token: a term of the bound of as many steps. The same noisy texts for all"
+    " denoisers; lower is better. ",
+}
+_DIVERGENCE = {
+    "masked": "Divergence of the predicted distributions per masked token on the same noisy"
+    " texts.",
+    "uniform": "Divergence of the posteriors that a step draws from, per token, on the same noisy"
+    " texts.",
+}
 
 
 def cross_entropy(run: RunData) -> Figure | None:
@@ -25,8 +37,7 @@ def cross_entropy(run: RunData) -> Figure | None:
         name="cross-entropy",
         title="Loss of each denoiser at every noise level",
         metrics=(("cross_entropy", ""),),
-        caption="Cross-entropy of the true tokens at masked positions, the same noisy texts for"
-        " all denoisers; lower is better. ",
+        caption=_LOSS[_process(run)],
         origin="paper",
         floor=None,
     )
@@ -39,7 +50,7 @@ def loss_gap(run: RunData) -> Figure | None:
         name="loss-gap",
         title="Loss gap to the heavy denoiser",
         metrics=(("loss_gap", "signed: light minus heavy"), ("abs_loss_gap", "absolute")),
-        caption="Difference of cross-entropies on the same noisy texts. Signed (left): above 0 the"
+        caption="Difference of losses on the same noisy texts. Signed (left): above 0 the"
         " heavy denoiser is better, and its mean is what a light step costs in the bound. Absolute"
         " (right): the paper's curve; it is above 0 even for two equally good denoisers, as the"
         " line of the second heavy one shows where there is one. ",
@@ -58,9 +69,9 @@ def divergences(run: RunData) -> Figure | None:
             ("kl_light_heavy", "KL(light \N{DOUBLE VERTICAL LINE} heavy)"),
             ("js", "Jensen-Shannon"),
         ),
-        caption="Divergence of the predicted distributions per masked token on the same noisy"
-        " texts. The paper does not say which direction of KL it plots, so both are here. The"
-        " second heavy denoiser shows how far two equally strong ones are apart. ",
+        caption=f"{_DIVERGENCE[_process(run)]} The paper does not say which direction of KL it"
+        " plots, so both are here. The second heavy denoiser shows how far two equally strong ones"
+        " are apart. ",
         origin="extended",
     )
 
@@ -131,14 +142,14 @@ def with_prefix(run: RunData) -> Figure | None:
             axes.set_ylim(*_limits(curves, floor=0.0))
             noise_axis(axes)
             axes.set_title(title)
-        canvas.supylabel(UNIT, fontsize=8.5)
+        canvas.supylabel(file.setting.unit, fontsize=8.5)
         svg = to_svg(canvas, "prefix")
     numbers = [curve.n for _, curves in shown for curve in curves]
     return Figure(
         name="prefix",
         title=f"Given a prefix: {run.roles.describe(light)}",
         svg=svg,
-        caption="The same curves when the beginning of the text is given and stays unmasked; only"
+        caption="The same curves when the beginning of the text is given and stays clean; only"
         " positions after it count. " + importance_facts(file, n=numbers, prefix=True),
         alt="Line charts comparing curves with and without a given prefix.",
         origin="paper",
@@ -178,7 +189,7 @@ def _panels(
             _draw(axes, curves, run.roles, floor=floor)
             if heading:
                 axes.set_title(heading)
-        panels[0].set_ylabel(UNIT)
+        panels[0].set_ylabel(file.setting.unit)
         others = list(dict.fromkeys(c.roles[-1] for _, curves in shown for c in curves))
         handles = [
             panels[0].plot([], [], color=run.roles.colour(r), linestyle=run.roles.dashes(r))[0]
@@ -206,6 +217,10 @@ def _panels(
         alt=f"Line charts of {title.lower()} against noise level with bands.",
         origin=origin,
     )
+
+
+def _process(run: RunData) -> str:
+    return "masked" if run.importance is None else run.importance.setting.process
 
 
 def _curves(

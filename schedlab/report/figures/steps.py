@@ -100,10 +100,13 @@ def propagation(run: RunData) -> Figure | None:
             label, colour = run.roles.describe(light), run.roles.colour(light)
             panels[0].plot([], [], color=colour, label=label, **style)
         top = panels[0].get_ylim()[1]
+        bottom = min(0.0, panels[1].get_ylim()[0]) if file.setting.process == "uniform" else 0.0
         for axes in panels[:2]:  # a part and its whole on one scale
-            axes.set_ylim(0, top)
+            axes.set_ylim(bottom, top)
         panels[0].set_ylabel("share of generated positions")
-        panels[2].set_ylabel("nats per masked token")
+        panels[2].set_ylabel(
+            "nats per masked token" if file.setting.process == "masked" else "nats per token"
+        )
         segments = sorted({row.segment for row in rows})
         for axes in panels:
             axes.set_xticks(segments)
@@ -118,10 +121,10 @@ def propagation(run: RunData) -> Figure | None:
         title="How an early swap propagates",
         svg=svg,
         caption="Two samplers share all noise and differ in one segment only, which one of them"
-        " runs on the light denoiser. Left: tokens that differ at the end. Middle: those of them"
-        " that heavy revealed after the segment, which is what the swap spread to. Right: how much"
-        " heavy's prediction right after the segment changed. After the last segment no mask is"
-        " left. " + importance_facts(file, n=_numbers(rows), states="coupled"),
+        " runs on the light denoiser. Left: tokens that differ at the end. Middle:"
+        f" {_SPREAD[file.setting.process]} Right: how much heavy's prediction right after the"
+        " segment changed; after the last segment there is none. "
+        + importance_facts(file, n=_numbers(rows), states="coupled"),
         alt="Three dot charts per segment, with intervals.",
         origin="schedlab",
     )
@@ -131,6 +134,12 @@ _SWAP_PANELS = {
     "changed_tokens": "changed tokens at the end",
     "propagated_tokens": "of these, after the segment",
     "kl_next": "KL of the next prediction",
+}
+_SPREAD = {
+    "masked": "those of them that heavy revealed after the segment, which is what the swap spread"
+    " to.",
+    "uniform": "that less what differed right after the segment: above 0 the swap spread, below 0"
+    " heavy repaired what light did.",
 }
 _MARKERS = "os^D"
 _STATES = {"forward": "forward-process states", "heavy_sampler": "heavy-sampler states"}

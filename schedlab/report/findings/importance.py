@@ -73,8 +73,8 @@ def middle_matters(file: ImportanceFile, light: str) -> Finding | None:
         f"Do the middle steps matter most for {light}, as in the paper?",
         verdict,
         text,
-        f"Means over t from {MIDDLE[0]} to {MIDDLE[1]} and over the outer quarters, nats per"
-        " masked token, with cautious intervals (means of the pointwise ends):"
+        f"Means over t from {MIDDLE[0]} to {MIDDLE[1]} and over the outer quarters,"
+        f" {file.setting.unit}, with cautious intervals (means of the pointwise ends):"
         f" {'; '.join(parts)}.",
     )
 
@@ -100,8 +100,8 @@ def given_prefix(file: ImportanceFile, light: str) -> Finding | None:
         f"It differs from that of whole texts {listing(moved)}."
         if moved
         else "No significant change in any part of the trajectory.",
-        f"With {file.setting.prefix_length} tokens given: signed loss gap {', '.join(parts)}, nats"
-        f" per masked token; {light} minus {file.setting.heavy} in the NELBO"
+        f"With {file.setting.prefix_length} tokens given: signed loss gap {', '.join(parts)},"
+        f" {file.setting.unit}; {light} minus {file.setting.heavy} in the NELBO"
         f" {spoken_interval(gap.mean_gap, unit=NATS)}.",
     )
 
@@ -127,7 +127,7 @@ def peak(file: ImportanceFile, light: str) -> Finding | None:
         question,
         "fact",
         f"At t = {curve.t[top]:.2f} (t = 1 is noise).",
-        f"The signed loss gap there is {spoken_interval(highest, unit='nats per masked token')};"
+        f"The signed loss gap there is {spoken_interval(highest, unit=file.setting.unit)};"
         f" levels within {level_range(min(tied), max(tied))} reach up to that interval. {counts}",
     )
 

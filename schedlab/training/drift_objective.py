@@ -1,0 +1,146 @@
+"""TokenDrift: move what a denoiser predicts in one call until its features cannot be told from
+those of real texts. No rollout, and no denoising loss beside it unless one is asked for.
+
+The prediction enters the frozen starting network softly (`softmax(logits) E`); the mean-pooled
+last two hidden layers are its feature, and `DriftField` says where each should go.
+
+[O] Where the method's text is silent: features are taken before the last norm, a time-conditioned
+starting network reads them as clean text (t = 0), queries are the rows of a step.
+
+Legend: B rows, L positions, N predicted positions, D width, F = 2 D numbers of a feature, Q rows
+kept, V vocabulary.
+
+Reference: TokenDrift (2605.19470).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from schedlab.denoisers.base import SoftDenoiser, features_at
+from schedlab.denoisers.network import Network
+from schedlab.results import Estimate
+from schedlab.training.distributed import Workers
+from schedlab.training.drift import DriftField
+from schedlab.training.job import RefineJob
+from schedlab.training.objective import NoisyRows, Objective
+from schedlab.training.objectives import in_parts, log_predictions
+from schedlab.training.token_objective import TokenObjective
+from schedlab.training.uniform_objective import UniformObjective
+
+
+@dataclass
+class DriftObjective(Objective):
+    """1 / (2 B) sum |h - sg(h + V(h))|^2 over the rows of a step.
+
+    Args:
+        job: what to train.
+        ordinary: noises rows, measures held-out ones, and is what `base_weight` weighs.
+        start: the network that training began with, frozen.
+        workers: the processes of the run.
+        queues: features of earlier steps, `real` and `generated`, (Q, F).
+    """
+
+    job: RefineJob
+    ordinary: TokenObjective | UniformObjective
+    start: Network
+    workers: Workers
+    queues: dict[str, Tensor] = field(default_factory=dict)
+    _targets: tuple[int, Tensor] | None = None
+
+    @property
+    def unit(self) -> str:
+        """Of the held-out loss; the drift's own loss has none."""
+        return self.ordinary.unit
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        """The queues."""
+        return self.queues
+
+    def loss(self, model: Network, step: int, part: int = 0) -> Tensor:
+        """A share of the step's loss. In several parts all features come first, without
+        gradients: where a feature should go hangs on all of them."""
+        settings, parts = self.job.refine.drift, self.job.optimization.accumulate
+        noisy = self.ordinary.noisy(model, step, part)
+        h_BF = self._features(model, noisy)
+        if self._targets is None or self._targets[0] != step:
+            self._targets = (step, self._set_targets(model, step, h_BF.detach()))
+        target_BF = self._targets[1].chunk(parts)[part]
+        loss = (h_BF - target_BF).square().sum() / (2 * self.job.optimization.batch_size)
+        if settings.base_weight > 0:
+            loss = loss + settings.base_weight * self.ordinary.loss(model, step, part)
+        return loss
+
+    def held_out(self, model: Network) -> tuple[Estimate, dict[str, Estimate]]:
+        """The ordinary loss on held-out rows."""
+        return self.ordinary.held_out(model)
+
+    def __str__(self) -> str:
+        return str(self.ordinary)
+
+    @torch.no_grad()
+    def _set_targets(self, model: Network, step: int, first_BF: Tensor) -> Tensor:
+        """Where this process's rows of the step should go, part after part; the queues take the
+        rows of all processes up."""
+        settings, workers = self.job.refine.drift, self.workers
+        parts = range(self.job.optimization.accumulate)
+        noisy = [self.ordinary.noisy(model, step, part) for part in parts]
+        own_BF = torch.cat([first_BF, *(self._features(model, rows) for rows in noisy[1:])])
+        real_BF = torch.cat([self._pooled(self._embedded(rows.x_BL)) for rows in noisy])
+        # Rows in the order of the step, however many processes and parts there are.
+        row_B = torch.arange(self.job.optimization.batch_size, device=own_BF.device)
+        mine_B = torch.cat([row_B[workers.rows(part, len(parts))] for part in parts])
+        order_B = workers.gather(mine_B)
+        generated_GF, real_RF = (
+            torch.empty_like(all_BF).index_copy_(0, order_B, all_BF)
+            for all_BF in (workers.gather(own_BF), workers.gather(real_BF))
+        )
+        known = {"real": real_RF, "generated": generated_GF}
+        for name, queue in self.queues.items():
+            known[name] = torch.cat((known[name], queue))
+        field = DriftField(settings.taus, settings.attraction, settings.repulsion)
+        V_GF = field(generated_GF, known["real"], known["generated"], row_B)
+        for name, rows_QF in known.items():
+            self.queues[name] = rows_QF[: settings.queue].clone()
+        return own_BF + settings.step * V_GF[mine_B]
+
+    def _features(self, model: Network, noisy: NoisyRows) -> Tensor:
+        """Of predictions, with gradients to the model, (B, F)."""
+        read_NF = features_at(model, noisy.z_BL, noisy.t_B)[noisy.predicted_BL]
+        soft_ND = in_parts(
+            lambda at: self._lifted(model, read_NF[at]), len(read_NF), model.spec.vocab_size
+        )
+        e_BLD = self._embedded(noisy.z_BL)
+        return self._pooled(e_BLD.masked_scatter(noisy.predicted_BL[..., None], soft_ND))
+
+    def _lifted(self, model: Network, features_ND: Tensor) -> Tensor:
+        """What the frozen network reads in place of predicted tokens, (N, D), in the dtype of its
+        embeddings: real texts must not be told apart by rounding."""
+        p_NV = log_predictions(model, features_ND).exp()
+        E_VD = cast(SoftDenoiser, self.start).token_embeddings
+        soft_ND = (p_NV.to(E_VD.dtype) @ E_VD).to(E_VD.dtype)
+        if self.job.refine.drift.lift == "hard":
+            soft_ND = E_VD[p_NV.argmax(-1)] + soft_ND - soft_ND.detach()
+        return soft_ND
+
+    def _embedded(self, x_BL: Tensor) -> Tensor:
+        return cast(SoftDenoiser, self.start).token_embeddings[x_BL]
+
+    def _pooled(self, e_BLD: Tensor) -> Tensor:
+        """Features of inputs, of length 1."""
+        start = cast(SoftDenoiser, self.start)
+        reads_time = self.start.spec.time_input != "none"
+        clean_B = torch.zeros(len(e_BLD), device=e_BLD.device) if reads_time else None
+        outputs = start.block_outputs(e_BLD, clean_B)
+        if self.job.refine.drift.features == "logits":
+            features_BLD = start.output_features(outputs[-1], clean_B)
+            pooled_BF = self.start.logits(features_BLD).mean(1)
+        else:
+            pooled_BF = torch.cat([one.mean(1) for one in outputs[-2:]], dim=-1)
+        return F.normalize(pooled_BF.float(), dim=-1)
