@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,13 @@ def test_importance_search_report_and_plan(world: Path, tmp_path: Path) -> None:
     export(run, "best").write(tmp_path / "plan.json")
     (text,) = run_plan(tmp_path / "plan.json", 1, device="cpu")
     assert isinstance(text, str)
+
+
+def test_an_estimate_is_made_of_it(world: Path, tmp_path: Path) -> None:
+    path = write_job(job_of(world), tmp_path / "job.toml")
+    result = call("estimate", path, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["forwards"]["H"] > 0
 
 
 def policies(**more: Any) -> dict[str, Any]:

@@ -207,18 +207,20 @@ def _add_analysis(
     """
     config, table = run.job.importance_config(), run.job.analyze
     free, per_sequence = run.job.plan.length - prefix_length, events_of(run, prefix_length)
+    # Half of the positions are masked, on average; all move in the uniform-state process.
+    read = free / 2 if run.job.plan.process == "masked" else free
     states = table.num_windows * config.num_levels if "forward" in config.states else 0.0
     if "heavy_sampler" in config.states:
         states += table.sampled_sequences * per_sequence
     for role in (config.heavy, *config.others):
         forwards[role] += states
-        heads[role] += states * free / 2  # masked positions, on average
+        heads[role] += states * read
     swaps, num_segments = table.propagation_sequences, config.propagation_segments
     changed = swaps * len(config.swapped_lights) * timings.changed
     carried = (swaps + changed * (num_segments - 1) / 2) * per_sequence
-    compared = 2 * changed * num_segments
+    compared = 2 * changed * (num_segments - 1)  # nothing is predicted after the last
     forwards[config.heavy] += carried + compared
-    heads[config.heavy] += carried * free / per_sequence + compared * free / 2
+    heads[config.heavy] += carried * free / per_sequence + compared * read
     for role in config.swapped_lights:
         forwards[role] += swaps * per_sequence
         heads[role] += swaps * free

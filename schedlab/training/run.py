@@ -359,7 +359,8 @@ def _card(run: Run) -> dict[str, Any]:
     """What the weights are, for people and for provenance pages."""
     job = run.job
     bounded = job.kind in ("denoiser", "derive", "uniform", "refine")
-    converted = run.model.spec.process == "uniform" and run.model.spec.prediction == "posterior"
+    spec = run.model.spec if bounded else None
+    converted = spec is not None and spec.process == "uniform" and spec.prediction == "posterior"
     measure = "NELBO" if bounded and not converted else "cross-entropy"
     return {
         "kind": job.kind if job.kind in ("autoregressive", "classifier") else "denoiser",
