@@ -14,7 +14,7 @@ from torch import Tensor
 from schedlab.denoisers.base import Denoiser, features_at
 from schedlab.errors import InputError, SchedlabError
 from schedlab.importance.divergences import position_stats, row_chunks
-from schedlab.importance.readings import Reading, reading_of
+from schedlab.importance.readings import Reading, Step, reading_of
 from schedlab.processes import MaskedProcess, UniformProcess, alpha
 
 
@@ -91,16 +91,16 @@ class Panel:
         row_N, position_N = reading.positions(z_BL, given).nonzero(as_tuple=True)
         for chunk in self._chunks(len(row_N)):
             row_C, position_C = row_N[chunk], position_N[chunk]
-            state = (z_BL[row_C, position_C], alpha_t_B[row_C], alpha_s_B[row_C])
+            step = Step(z_BL[row_C, position_C], alpha_t_B[row_C], alpha_s_B[row_C])
             laws = {
                 role: reading.log_law(
-                    self.denoisers[role], features[role][row_C, position_C], *state
+                    self.denoisers[role], features[role][row_C, position_C], step
                 )
                 for role in self.roles
             }
             losses = None
             if x_BL is not None:
-                losses = reading.losses(laws, x_BL[row_C, position_C], *state)
+                losses = reading.losses(laws, x_BL[row_C, position_C], step)
             for name, stat_C in position_stats(laws, self.heavy, losses).items():
                 total_B = sums.setdefault(name, stat_C.new_zeros(len(z_BL)))
                 total_B.index_add_(0, row_C, stat_C)

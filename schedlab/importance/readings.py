@@ -26,6 +26,19 @@ from schedlab.importance.divergences import LOG_PROB_FLOOR, kl_divergence, log_p
 from schedlab.processes import MaskedProcess, Process, UniformProcess
 
 
+@dataclass(frozen=True)
+class Step:
+    """Noisy tokens, and alpha before and after the step that starts there, (N,) each."""
+
+    z_N: Tensor
+    alpha_t_N: Tensor
+    alpha_s_N: Tensor
+
+    def posterior(self, process: UniformProcess, p_NV: Tensor) -> Tensor:
+        """q(z_s | z_t, p), (N, V)."""
+        return process.posterior(self.z_N, p_NV, self.alpha_t_N, self.alpha_s_N)
+
+
 class Reading(Protocol):
     """How states of a process are read."""
 
@@ -42,25 +55,11 @@ class Reading(Protocol):
         """Logs of a denoiser's prediction, (N, V), floored at `LOG_PROB_FLOOR`."""
         ...
 
-    def log_law(
-        self,
-        denoiser: Denoiser,
-        features_ND: Tensor,
-        z_N: Tensor,
-        alpha_t_N: Tensor,
-        alpha_s_N: Tensor,
-    ) -> Tensor:
+    def log_law(self, denoiser: Denoiser, features_ND: Tensor, at: Step) -> Tensor:
         """Logs of what is compared, (N, V), floored at `LOG_PROB_FLOOR`."""
         ...
 
-    def losses(
-        self,
-        log_law_NV: Mapping[str, Tensor],
-        x_N: Tensor,
-        z_N: Tensor,
-        alpha_t_N: Tensor,
-        alpha_s_N: Tensor,
-    ) -> dict[str, Tensor]:
+    def losses(self, log_law_NV: Mapping[str, Tensor], x_N: Tensor, at: Step) -> dict[str, Tensor]:
         """Of every role with the true tokens, float64 (N,)."""
         ...
 
@@ -83,25 +82,11 @@ class MaskedReading:
         """log p(x | z_t)."""
         return log_probs(denoiser.logits(features_ND), self.process)
 
-    def log_law(
-        self,
-        denoiser: Denoiser,
-        features_ND: Tensor,
-        z_N: Tensor,
-        alpha_t_N: Tensor,
-        alpha_s_N: Tensor,
-    ) -> Tensor:
+    def log_law(self, denoiser: Denoiser, features_ND: Tensor, at: Step) -> Tensor:
         """The prediction."""
         return self.log_prediction(denoiser, features_ND)
 
-    def losses(
-        self,
-        log_law_NV: Mapping[str, Tensor],
-        x_N: Tensor,
-        z_N: Tensor,
-        alpha_t_N: Tensor,
-        alpha_s_N: Tensor,
-    ) -> dict[str, Tensor]:
+    def losses(self, log_law_NV: Mapping[str, Tensor], x_N: Tensor, at: Step) -> dict[str, Tensor]:
         """Cross-entropy."""
         return {
             role: -log_NV.gather(-1, x_N[:, None])[:, 0].double()
@@ -127,32 +112,18 @@ class UniformReading:
         """As it is, leave-one-out or not."""
         return denoiser.logits(features_ND).double().log_softmax(-1).clamp_(min=LOG_PROB_FLOOR)
 
-    def log_law(
-        self,
-        denoiser: Denoiser,
-        features_ND: Tensor,
-        z_N: Tensor,
-        alpha_t_N: Tensor,
-        alpha_s_N: Tensor,
-    ) -> Tensor:
+    def log_law(self, denoiser: Denoiser, features_ND: Tensor, at: Step) -> Tensor:
         """log q(z_s | z_t, p)."""
         logits_NV = denoiser.logits(features_ND).double()
         if denoiser.spec.prediction == "posterior":
-            logits_NV = self.process.leave_one_out(logits_NV, z_N, alpha_t_N)
-        law_NV = self.process.posterior(z_N, logits_NV.softmax(-1), alpha_t_N, alpha_s_N)
+            logits_NV = self.process.leave_one_out(logits_NV, at.z_N, at.alpha_t_N)
+        law_NV = at.posterior(self.process, logits_NV.softmax(-1))
         return law_NV.log().clamp_(min=LOG_PROB_FLOOR)
 
-    def losses(
-        self,
-        log_law_NV: Mapping[str, Tensor],
-        x_N: Tensor,
-        z_N: Tensor,
-        alpha_t_N: Tensor,
-        alpha_s_N: Tensor,
-    ) -> dict[str, Tensor]:
+    def losses(self, log_law_NV: Mapping[str, Tensor], x_N: Tensor, at: Step) -> dict[str, Tensor]:
         """KL(q(z_s | z_t, x) || q(z_s | z_t, p))."""
         x_NV = torch.nn.functional.one_hot(x_N, self.process.vocab_size).double()
-        true_NV = self.process.posterior(z_N, x_NV, alpha_t_N, alpha_s_N)
+        true_NV = at.posterior(self.process, x_NV)
         log_true_NV = true_NV.log().clamp_(min=LOG_PROB_FLOOR)
         return {role: kl_divergence(log_true_NV, log_NV) for role, log_NV in log_law_NV.items()}
 

@@ -205,10 +205,8 @@ def _search(run: RunData) -> list[Section]:
             "Quality against cost",
             [
                 Paragraph(
-                    "A step that reveals nothing in a sequence needs no forward, and the head runs"
-                    " only where a token is drawn; savings here are those of such a sampler, on"
-                    " average over its idle steps. The paper counts blocks only, with a"
-                    " forward at every step: the cost table shows both, and what was counted."
+                    f"{_forwards(file)} The paper counts blocks only, with a forward at every"
+                    " step: the cost table shows both, and what was counted."
                 ),
                 _race(file),
                 front.pareto(run),
@@ -351,6 +349,17 @@ def _samples(run: RunData, file: SearchFile) -> Samples | None:
             )
             for row in chosen.values()
         ),
+    )
+
+
+def _forwards(file: SearchFile) -> str:
+    """Which forwards a sampler of the process makes."""
+    if file.setting.process != "masked":
+        return "Every step moves all positions: each needs a forward, and the head everywhere."
+    return (
+        "A step that reveals nothing in a sequence needs no forward, and the head runs only where"
+        " a token is drawn; savings here are those of such a sampler, on average over its idle"
+        " steps."
     )
 
 

@@ -70,7 +70,7 @@ class DriftObjective(Objective):
         noisy = self.ordinary.noisy(model, step, part)
         h_BF = self._features(model, noisy)
         if self._targets is None or self._targets[0] != step:
-            self._targets = (step, self._set_targets(model, step, h_BF.detach()))
+            self._targets = (step, self._set_targets(model, step, noisy, h_BF.detach()))
         target_BF = self._targets[1].chunk(parts)[part]
         loss = (h_BF - target_BF).square().sum() / (2 * self.job.optimization.batch_size)
         if settings.base_weight > 0:
@@ -85,12 +85,14 @@ class DriftObjective(Objective):
         return str(self.ordinary)
 
     @torch.no_grad()
-    def _set_targets(self, model: Network, step: int, first_BF: Tensor) -> Tensor:
-        """Where this process's rows of the step should go, part after part; the queues take the
-        rows of all processes up."""
+    def _set_targets(
+        self, model: Network, step: int, first: NoisyRows, first_BF: Tensor
+    ) -> Tensor:
+        """Where this process's rows of the step should go, part after part, the first of which is
+        there already; the queues take the rows of all processes up."""
         settings, workers = self.job.refine.drift, self.workers
         parts = range(self.job.optimization.accumulate)
-        noisy = [self.ordinary.noisy(model, step, part) for part in parts]
+        noisy = [first, *(self.ordinary.noisy(model, step, part) for part in parts[1:])]
         own_BF = torch.cat([first_BF, *(self._features(model, rows) for rows in noisy[1:])])
         real_BF = torch.cat([self._pooled(self._embedded(rows.x_BL)) for rows in noisy])
         # Rows in the order of the step, however many processes and parts there are.

@@ -9,7 +9,7 @@ from schedlab.importance.divergences import (
     position_stats,
     row_chunks,
 )
-from schedlab.importance.readings import MaskedReading
+from schedlab.importance.readings import MaskedReading, Step
 from schedlab.processes import MaskedProcess
 
 
@@ -23,7 +23,8 @@ def stats_of(logits: dict[str, torch.Tensor], targets=None):
     reading = MaskedReading(MaskedProcess(vocab_size, vocab_size - 1))
     laws = {role: log_probs(part, reading.process) for role, part in logits.items()}
     none = torch.empty(0)
-    losses = None if targets is None else reading.losses(laws, targets, none, none, none)
+    step = Step(none, none, none)  # of which masked losses read nothing
+    losses = None if targets is None else reading.losses(laws, targets, step)
     return position_stats(laws, "H", losses)
 
 

@@ -1,9 +1,11 @@
 """A small world to train in: a corpus with structure that a tiny model learns in seconds."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from control_world import write_corpus, write_tokenizer
 
 from schedlab.text import Tokenizer
 from schedlab.training import TrainJob
@@ -36,6 +38,15 @@ def small_tokenizer(small_corpus, tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     Tokenizer.train(texts, 300).save(path)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with labelled texts of single signs, and their tokenizer."""
+    folder = tmp_path_factory.mktemp("texts")
+    write_corpus(folder / "texts.jsonl")
+    write_tokenizer(folder / "signs.json")
+    return folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from control_world import VOCABULARY, write_corpus, write_tokenizer
+from control_world import VOCABULARY
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -64,23 +64,21 @@ def denoiser(process: str, *, num_blocks: int = 2, seed: int = 4) -> Transformer
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    write_corpus(folder / "texts.jsonl")
-    write_tokenizer(folder / "signs.json")
     for process in PROCESSES:
         loading.save(folder / process, denoiser(process), None, precision="float32", card={})
     return folder
 
 
 @pytest.fixture
-def make_job(files: Path) -> Callable[..., RefineJob]:
+def make_job(files: Path, texts: Path) -> Callable[..., RefineJob]:
     """A tiny job; keyword arguments are tables, updated."""
 
     def make(process: str = "masked", **changes: Any) -> RefineJob:
         data: dict[str, Any] = {
             "kind": "refine",
             "seed": 1,
-            "corpus": str(files / "texts.jsonl"),
-            "tokenizer": str(files / "signs.json"),
+            "corpus": str(texts / "texts.jsonl"),
+            "tokenizer": str(texts / "signs.json"),
             "refine": {"begin": str(files / process), "arms": ["drift"]},
             "optimization": {
                 "num_steps": 7, "batch_size": BATCH, "warmup_steps": 2, "precision": "float32",

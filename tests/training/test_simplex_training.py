@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from control_world import LABELS, LETTERS, SIGNS, VOCABULARY, write_corpus, write_tokenizer
+from control_world import LABELS, LETTERS, SIGNS, VOCABULARY
 from torch import Tensor
 
 from schedlab.denoisers import checkpoint, loading
@@ -37,14 +37,6 @@ ALONE = Workers(0, 1, torch.device("cpu"))
 
 def _quiet(line: str) -> None:
     pass
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("texts")
-    write_corpus(folder / "texts.jsonl")
-    write_tokenizer(folder / "signs.json")
-    return folder
 
 
 @pytest.fixture

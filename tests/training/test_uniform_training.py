@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from control_world import VOCABULARY, write_corpus, write_tokenizer
+from control_world import VOCABULARY
 from torch import Tensor
 
 from schedlab.denoisers import loading
@@ -43,14 +43,6 @@ ALONE = Workers(0, 1, torch.device("cpu"))
 
 def _quiet(line: str) -> None:
     pass
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("texts")
-    write_corpus(folder / "texts.jsonl")
-    write_tokenizer(folder / "signs.json")
-    return folder
 
 
 @pytest.fixture
@@ -358,6 +350,27 @@ def test_a_model_begins_as_a_masked_one(make_job: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(found, masked.features(z_BL))
     with pytest.raises(InputError, match="num_blocks is 1, the model's is 2"):
         begun(make_job(uniform=job.uniform.model_dump(), model={"num_blocks": 2}), tmp_path / "b")
+
+
+def test_folders_of_jobs_made_before_parts_stay_theirs(make_job: Any) -> None:
+    """The identity of a run is a hash of its job."""
+    assert "accumulate" not in make_job().model_dump()["optimization"]
+    assert make_job(optimization={"accumulate": 2}).model_dump()["optimization"]["accumulate"] == 2
+
+
+@pytest.mark.parametrize("loss", ["bound", "cross_entropy"])
+def test_every_weight_gets_a_gradient_in_bfloat16(
+    make_job: Any, tmp_path: Path, loss: str
+) -> None:
+    run = begun(make_job(uniform={"loss": loss}), tmp_path)
+    scrambled(run.model)
+    exact = run.objective.loss(run.model, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = run.objective.loss(run.model, 0)
+    value.backward()
+    assert value.item() == pytest.approx(exact.item(), rel=0.05)
+    for name, weight in run.model.named_parameters():
+        assert weight.grad is not None and weight.grad.any(), name
 
 
 def test_tasks_are_refused(make_job: Any) -> None:
