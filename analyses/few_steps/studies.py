@@ -2,10 +2,11 @@
 
     python analyses/few_steps/studies.py STUDY --models FOLDER [--number N] [--out FOLDER]
 
+`curve`    train a job's runs in stretches (`--job`), with the figures below after each
 `steps`    Gen-PPL, entropy, diversity and distance from real texts by number of steps
 `matched`  the same at equal entropy: every arm over temperature and over top-p
 
-FOLDER holds what `schedlab train refine-*.toml` made: drift-1, continue-1, ...
+FOLDER holds what `schedlab train refine-*.toml`, or `curve`, made: drift-1, continue-1, ...
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from schedlab.plan.lab_config import LabConfig
 from schedlab.results import Estimate, Measurement, SeedBlock, Store
 from schedlab.results.bootstrap import bootstrap_statistic
 from schedlab.text import held_out_windows, load_corpus
+from schedlab.training import read_train_job, train
+from schedlab.training.job import RefineJob
 
 SAMPLING_SEED = 301
 LENGTH = 64
@@ -40,6 +43,26 @@ TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 TOP_PS = (0.95, 0.9, 0.8, 0.7)
 REPORTS = Path(__file__).resolve().parents[2] / "reports" / "few_steps"
 SCORER = "bundled:scorer"
+
+
+def curve(options: argparse.Namespace) -> None:
+    """Every run of a job, measured every so many optimiser steps: does it still improve?"""
+    job = read_train_job(options.job)
+    assert isinstance(job, RefineJob), "a job of kind refine"
+    found: dict[str, Any] = {}
+    for name, run in job.runs.items():
+        folder, last = options.models / name, run.optimization.num_steps
+        for done in range(options.every, last + options.every, options.every):
+            loss = train(run, folder, stop_after=min(done, last))
+            lab = build_lab(
+                LabConfig(denoisers={"H": str(folder)}, scorer=SCORER, precision="float32")
+            )
+            for num in options.steps:
+                label = f"{name} after {min(done, last)}, {num} steps"
+                one = described(sampled(lab, plan_of(lab, num), options), lab, options)
+                found[label] = {**one, "held_out": loss.model_dump()}
+                print(f"{label}: held out {loss}, {line(one)}", flush=True)
+    write("curve", found, options)
 
 
 def steps(options: argparse.Namespace) -> None:
@@ -179,7 +202,11 @@ def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) ->
     print(f"wrote {target.name}")
 
 
-STUDIES: dict[str, Callable[[argparse.Namespace], None]] = {"steps": steps, "matched": matched}
+STUDIES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "curve": curve,
+    "steps": steps,
+    "matched": matched,
+}
 
 
 def main() -> None:
@@ -188,6 +215,8 @@ def main() -> None:
     made.add_argument("study", choices=sorted(STUDIES))
     made.add_argument("--models", type=Path, required=True)
     made.add_argument("--begin", help="location of what they began as, to be shown beside them")
+    made.add_argument("--job", type=Path, help="of `curve`: what to train")
+    made.add_argument("--every", type=int, default=100, help="of `curve`: optimiser steps")
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
     made.add_argument("--number", type=int, default=256)
     made.add_argument("--real", type=int, default=512, help="held-out windows for the distance")

@@ -144,6 +144,11 @@ def kind_of_savings(setting: SearchSetting) -> str:
     return "expected" if setting.policy.calls_known else "counted, for want of an expectation,"
 
 
+def idle_skipped(setting: SearchSetting, *, before: str = " when ") -> str:
+    """What savings rest on, where steps can be idle."""
+    return f"{before}idle steps are skipped" if setting.process == "masked" else ""
+
+
 def as_analysed(setting: SearchSetting) -> bool:
     """Whether plans were sampled the way that the analysis measures."""
     return setting.temperature == setting.top_p == 1 and setting.policy.name == "ancestral"

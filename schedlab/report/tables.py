@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schedlab.plan import ModelSchedule
-from schedlab.report.captions import importance_facts, kind_of_savings, search_facts
+from schedlab.report.captions import (
+    idle_skipped,
+    importance_facts,
+    kind_of_savings,
+    search_facts,
+)
 from schedlab.report.content import Cell, Column, Strip, Table
 from schedlab.report.figures.schedules import reasons
 from schedlab.report.run_data import RunData, all_heavy, named, saved_as_counted
@@ -141,7 +146,7 @@ def costs(run: RunData) -> Table | None:
         title="What the schedules cost",
         caption="Per sequence. Saved against all heavy: as the paper counts (blocks only, a"
         " forward at every step); the same with the head at every position;"
-        f" {kind_of_savings(file.setting)} when idle steps are skipped, blocks only and with the"
+        f" {kind_of_savings(file.setting)}{idle_skipped(file.setting)}, blocks only and with the"
         " head where it is read; counted on the search's own samples. Seconds: forwards times the"
         " mean wall time of one in full calls, scoring left out. " + search_facts(file),
         columns=(

@@ -67,6 +67,7 @@ def masked_batch(
     step: int,
     largest_t: float = 1.0,
     given: int = 0,
+    grid_steps: int | None = None,
 ) -> Batch:
     """Mask a batch by the forward process at alpha_t = 1 - t, weights of the continuous NELBO.
 
@@ -74,11 +75,20 @@ def masked_batch(
     the NELBO's mean density over [smallest_t, largest_t], in nats per token. Levels are stratified
     over the batch (MDLM's low-discrepancy sampler): one in each of B equal parts. The first
     `given` positions are never masked and count for nothing.
+
+    With `grid_steps` N levels are rounded up to k / N; the loss estimates the NELBO of N steps:
+    a masked token is revealed in step k with probability 1 / k.
     """
     B, L = tokens_BL.shape
     rng = np.random.default_rng([seed, _NOISE, step])
     t_B = smallest_t + (largest_t - smallest_t) * (np.arange(B) + rng.random()) / B
+    t_B = rounded_up(t_B, grid_steps)
     return mask_at_levels(tokens_BL, t_B, rng.random((B, L)), mask_id=mask_id, given=given)
+
+
+def rounded_up(t: np.ndarray, grid_steps: int | None) -> np.ndarray:
+    """To k / N, k = 1 ... N, where there is such a grid."""
+    return t if grid_steps is None else np.maximum(np.ceil(t * grid_steps), 1.0) / grid_steps
 
 
 def mask_at_levels(

@@ -191,6 +191,10 @@ class _Training(Record):
         if self.seed < 0:
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
+    def grid_steps_at(self, step: int) -> int | None:
+        """N where noise levels of an optimiser step are k / N only; None where all are."""
+        return None
+
 
 class TrainJob(_Training):
     """Training from random weights.
@@ -404,7 +408,7 @@ class Drift(Record):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
-Arm = Literal["drift", "continue"]
+Arm = Literal["drift", "continue", "reduce"]
 
 
 class Refinement(Record):
@@ -412,21 +416,27 @@ class Refinement(Record):
 
     Args:
         begin: location of the denoiser, masked or of the uniform-state process.
-        arms: `drift`, and `continue`: the ordinary loss on the same data, noise levels, steps,
-            batches and optimiser.
+        arms: `drift`; `continue`: the ordinary loss on the same data, noise levels, steps,
+            batches and optimiser; `reduce`: the same at noise levels of ever coarser grids, what
+            progressive step reduction (TTA 2510.26200) does to simplex denoisers [O for others].
         drift: see there.
+        grid_steps: of `reduce`, levels are k / N, k = 1 ... N, for every N in equal shares of the
+            optimiser steps.
         length: tokens per training window; None is the longest that it takes.
     """
 
     begin: str
     arms: list[Arm] = ["drift", "continue"]
     drift: Drift = Drift()
+    grid_steps: list[int] = [64, 16, 8]
     length: int | None = None
 
     def model_post_init(self, _: object) -> None:
         """Something is done, once."""
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms must be some and differ, got {self.arms}")
+        if min(self.grid_steps, default=0) < 1:
+            raise ValueError(f"grid_steps must be some and positive, got {self.grid_steps}")
         if self.length is not None and self.length < 1:
             raise ValueError(f"length must be positive, got {self.length}")
 
@@ -462,6 +472,13 @@ class RefineJob(_Training):
             raise ValueError("drift needs others to repel: set batch_size or queue above this")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
             raise ValueError(f"seeds must differ and not be negative, got {self.seeds}")
+
+    def grid_steps_at(self, step: int) -> int | None:
+        """Of the arm `reduce`."""
+        if self.refine.arms != ["reduce"]:
+            return None
+        stages = self.refine.grid_steps
+        return stages[min(step * len(stages) // self.optimization.num_steps, len(stages) - 1)]
 
     @property
     def runs(self) -> dict[str, RefineJob]:

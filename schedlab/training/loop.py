@@ -70,7 +70,7 @@ def train(
         progress = Progress(job.optimization.num_steps)
         last = min(job.optimization.num_steps, stop_after or job.optimization.num_steps)
         while run.steps_done < last:
-            value, norm = _train_step(run)
+            value, norm = train_step(run)
             done = run.steps_done
             if done % job.reporting.log_every == 0 or done == last:
                 say(progress.line(done, value))
@@ -133,8 +133,8 @@ def _train_all(
     return final
 
 
-def _train_step(run: Run) -> tuple[float, float]:
-    """One optimiser step; returns the loss, in nats, and the gradient norm."""
+def train_step(run: Run) -> tuple[float, float]:
+    """One optimiser step; returns the loss and the gradient norm."""
     settings, step, device = run.job.optimization, run.steps_done, run.workers.device
     set_learning_rate(run.optimizers, learning_rate_share(step, settings))
     summed, short = torch.zeros((), device=device), settings.precision == "bfloat16"

@@ -156,9 +156,9 @@ def _objective(
             assert mask_id is not None, "a masked denoiser"
             function = loss_function(weighted_loss, compiled=compiled, say=say)
             ordinary = TokenObjective(job, rows, mask_id, workers, None, function, HELD_OUT_SEED)
-        if job.refine.arms == ["continue"]:
-            return ordinary
-        return DriftObjective(job, ordinary, origin.network, workers)
+        if job.refine.arms == ["drift"]:
+            return DriftObjective(job, ordinary, origin.network, workers)
+        return ordinary
     if isinstance(job, SimplexJob):
         assert isinstance(rows, DocumentRows)
         function = loss_function(simplex_loss, compiled=compiled, say=say)

@@ -104,6 +104,7 @@ class TokenObjective(Objective):
             seed=job.seed,
             step=step,
             given=self.rows.given,
+            grid_steps=job.grid_steps_at(step),
         )
 
 

@@ -26,6 +26,7 @@ from schedlab.metrics.nelbo import uniform_rate_nats
 from schedlab.processes import UniformProcess
 from schedlab.processes.noise_schedule import LOG_LINEAR_EPS, log_linear
 from schedlab.results import Estimate
+from schedlab.training.batches import rounded_up
 from schedlab.training.distributed import Workers
 from schedlab.training.job import RefineJob, UniformJob
 from schedlab.training.objective import NoisyRows, Objective
@@ -76,6 +77,7 @@ class UniformObjective(Objective):
             # Half of the rows: levels of their own, below that of the row [O].
             below_BL = np.maximum(t_BL * rng.random(x_BL.shape), smallest_t)
             t_BL = np.where(rng.random((len(x_BL), 1)) < 0.5, below_BL, t_BL)
+        t_BL = rounded_up(t_BL, job.grid_steps_at(step))
         u_2BL = rng.random((2, *x_BL.shape))
         mine = workers.rows(part, job.optimization.accumulate)
         arrays = (x_BL[mine], t_BL[mine], u_2BL[0, mine], u_2BL[1, mine])

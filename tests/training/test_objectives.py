@@ -97,6 +97,30 @@ def test_training_loss_is_the_exact_nelbo_on_average() -> None:
     assert abs(np.mean(losses) - exact) < 4 * standard_error
 
 
+def test_on_a_grid_training_loss_is_the_exact_nelbo_of_so_many_steps() -> None:
+    """Mean over steps of -log p of what is revealed: 1/k of the masked tokens at t = k/N."""
+    model, N, L = _model().requires_grad_(False), 3, len(TEXT)
+    for weight in model.parameters():
+        weight.mul_(8)  # a prediction that hangs on what is masked
+    exact = 0.0
+    for _, masked, z in _patterns():
+        nats = -sum(float(_log_p(model, z)[i, TEXT[i]]) for i in masked)
+        for k in range(1, N + 1):
+            share = (k / N) ** len(masked) * (1 - k / N) ** (L - len(masked))
+            exact += nats * share / k / L
+    assert abs(exact - _exact_nelbo(model)) > 0.02 * exact  # else nothing is told apart
+    losses = []
+    for step in range(800):
+        batch = masked_batch(
+            np.tile(TEXT, (256, 1)), mask_id=MASK, smallest_t=1e-4, seed=3, step=step, grid_steps=N
+        )
+        assert set(batch.t_B) == {np.float32(k / N) for k in range(1, N + 1)}
+        losses.append(float(weighted_loss(model, None, 1.0, *_tensors(batch))))
+    standard_error = np.std(losses) / math.sqrt(len(losses))
+    assert standard_error < 0.004 * exact
+    assert abs(np.mean(losses) - exact) < 4 * standard_error
+
+
 def test_held_out_divergence_is_the_exact_one_on_average() -> None:
     model, heavy = (_model(seed=seed).requires_grad_(False) for seed in (0, 1))
     exact = _exact_divergence(model, heavy)

@@ -284,6 +284,27 @@ def test_both_arms_and_all_seeds_of_one_job(make_job: Any, tmp_path: Path) -> No
     assert torch.equal(one.z_BL, two.z_BL) and torch.equal(one.t_B, two.t_B)
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+def test_step_reduction_sees_the_continuations_noise_on_coarser_and_coarser_grids(
+    make_job: Any, tmp_path: Path, process: str
+) -> None:
+    arms = ["continue", "reduce"]
+    job = make_job(process, refine={"arms": arms, "grid_steps": [4, 2, 1]})
+    plain, coarse = (begun(job.runs[f"{arm}-1"], tmp_path / arm) for arm in arms)
+    for step, N in ((0, 4), (2, 4), (3, 2), (4, 2), (5, 1), (6, 1)):
+        one, two = (
+            run.objective.noisy(run.model, step)  # type: ignore[attr-defined]
+            for run in (plain, coarse)
+        )
+        torch.testing.assert_close(two.t_B, torch.ceil(one.t_B * N) / N)
+        assert torch.equal(one.x_BL, two.x_BL)
+        # More noise at higher levels, the same where it was.
+        assert (two.z_BL == one.z_BL)[one.z_BL != one.x_BL].all()
+    train(job, tmp_path / "runs", device="cpu", say=_quiet)
+    weights = [(tmp_path / "runs" / f"{arm}-1" / "model.safetensors").read_bytes() for arm in arms]
+    assert weights[0] != weights[1]
+
+
 def test_a_single_arm_with_a_single_seed_has_that_seed(make_job: Any, tmp_path: Path) -> None:
     train(make_job(seeds=[5]), tmp_path / "one", device="cpu", say=_quiet)
     train(make_job(seed=5), tmp_path / "two", device="cpu", say=_quiet)
@@ -408,6 +429,8 @@ def test_a_published_network_keeps_its_layout(
     ("changes", "message"),
     [
         ({"refine": {"arms": []}}, "arms must be some"),
+        ({"refine": {"grid_steps": [4, 0]}}, "grid_steps must be some and positive"),
+        ({"refine": {"grid_steps": []}}, "grid_steps must be some and positive"),
         ({"refine": {"drift": {"taus": []}}}, "taus must be some"),
         ({"refine": {"drift": {"queue": -1}}}, "queue must not be negative"),
         ({"seeds": [1, 1]}, "seeds must differ"),

@@ -212,7 +212,7 @@ def test_a_killed_run_goes_on_from_its_last_state(
     job = make_job(simplex={"time_input": "token", "prefix_share": 0.5})
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     train(job, straight, say=_quiet)
-    real_step, calls = loop._train_step, []
+    real_step, calls = loop.train_step, []
 
     def dying_step(*arguments: Any) -> Any:
         calls.append(1)
@@ -220,7 +220,7 @@ def test_a_killed_run_goes_on_from_its_last_state(
             raise KeyboardInterrupt
         return real_step(*arguments)
 
-    monkeypatch.setattr(loop, "_train_step", dying_step)
+    monkeypatch.setattr(loop, "train_step", dying_step)
     with pytest.raises(KeyboardInterrupt):
         train(job, killed, say=_quiet)
     train(job, killed, say=_quiet)

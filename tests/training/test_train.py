@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_from_its_last_state(make_job, tmp_path, monkeypatc
     job = make_job()
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     train(job, straight, say=_quiet)
-    real_step, calls = loop._train_step, []
+    real_step, calls = loop.train_step, []
 
     def dying_step(*arguments):
         calls.append(1)
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_from_its_last_state(make_job, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return real_step(*arguments)
 
-    monkeypatch.setattr(loop, "_train_step", dying_step)
+    monkeypatch.setattr(loop, "train_step", dying_step)
     with pytest.raises(KeyboardInterrupt):
         train(job, killed, say=_quiet)
     train(job, killed, say=_quiet)

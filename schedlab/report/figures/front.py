@@ -9,7 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from schedlab.report.captions import ceiling_words, kind_of_savings, search_facts, untruncated
+from schedlab.report.captions import (
+    ceiling_words,
+    idle_skipped,
+    kind_of_savings,
+    search_facts,
+    untruncated,
+)
 from schedlab.report.content import Figure
 from schedlab.report.figures.axes import dots
 from schedlab.report.run_data import RunData
@@ -88,7 +94,8 @@ def pareto(run: RunData) -> Figure | None:
         )
         quality.set_ylabel("Gen-PPL (lower is better)")
         entropy.set_ylabel("entropy (nats)")
-        entropy.set_xlabel("FLOPs saved against all heavy (%), head included, idle steps skipped")
+        idle = idle_skipped(file.setting, before="; ")
+        entropy.set_xlabel(f"FLOPs saved against all heavy (%), head included{idle}")
         _legend(quality, bool(fresh))
         svg = to_svg(canvas, "pareto")
     return Figure(
@@ -106,6 +113,8 @@ def pareto(run: RunData) -> Figure | None:
 
 
 def _savings(file: SearchFile) -> str:
+    if file.setting.process != "masked":
+        return "Every step costs a forward."
     if file.setting.policy.calls_known:
         return "Savings are expected ones (which steps are idle is chance)."
     return f"Savings are {kind_of_savings(file.setting)} on the search's own samples."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schedlab.plan import ModelSchedule
-from schedlab.report.captions import ceiling_words, untruncated
+from schedlab.report.captions import ceiling_words, idle_skipped, untruncated
 from schedlab.report.content import Finding, Verdict
 from schedlab.report.figures.schedules import peers
 from schedlab.report.findings.regions import apart, mean_of, middle_verdict, region_means
@@ -44,7 +44,7 @@ def pick(file: SearchFile, name: str) -> Finding | None:
         f"Saved: {percent(row.cost.nominal_saved_blocks)} as the paper counts (blocks only, a"
         f" forward at every step), {percent(row.cost.nominal_saved_total)} with the head at every"
         f" position too; {percent(row.cost.saved_blocks)} of the block FLOPs and"
-        f" {percent(row.cost.saved_total)} with the head when idle steps are skipped (expected);"
+        f" {percent(row.cost.saved_total)} with the head{idle_skipped(file.setting)} (expected);"
         f" {_counted(row, file)} counted in this search."
     )
     if not relative.excludes(0) and relative.high > 0:

@@ -1,0 +1,127 @@
+"""What does a step of TokenDrift cost beside one of the ordinary loss, and why?
+
+Whole optimiser steps of `schedlab train`, uncompiled, each way in a process of its own: seconds,
+peak memory, FLOPs as counted by torch. The FLOPs of drift are set against what the method asks for
+beyond an ordinary step: a forward of the frozen network on predictions and a backward pass to its
+input, a forward on texts, and the product `softmax(logits) E` with its gradient.
+
+    python benchmarks/refinement.py
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import torch
+from common import OwnProcess
+from torch.utils.flop_counter import FlopCounterMode
+
+from schedlab.denoisers.base import SoftDenoiser
+from schedlab.files import validate
+from schedlab.training.distributed import Workers
+from schedlab.training.drift_objective import DriftObjective
+from schedlab.training.job import RefineJob
+from schedlab.training.loop import train_step
+from schedlab.training.run import Run, start_or_resume
+
+BEGINS = {"masked": "bundled:heavy", "uniform": "bundled:uniform"}
+WAYS = {"ordinary": ("continue", 1), "drift": ("drift", 1), "drift in 4 parts": ("drift", 4)}
+
+
+def job_of(begin: str, arm: str, parts: int, rows: int, length: int) -> RefineJob:
+    """A job of one arm."""
+    optimization = {
+        "num_steps": 10_000, "batch_size": rows, "accumulate": parts, "precision": "float32",
+        "compile": False,
+    }  # fmt: skip
+    refine = {"begin": begin, "arms": [arm], "length": length}
+    content = {"kind": "refine", "seed": 1, "refine": refine, "optimization": optimization}
+    return validate(RefineJob, content, where="job")
+
+
+@functools.cache
+def begun(begin: str, arm: str, parts: int, rows: int, length: int) -> Run:
+    """A run, loaded once per process; nothing is written."""
+    folder = Path(tempfile.gettempdir()) / "no run is here"
+    alone = Workers(0, 1, torch.device("cpu"))
+    return start_or_resume(job_of(begin, arm, parts, rows, length), folder, alone, lambda _: None)
+
+
+def timed(setting: tuple[str, str, int, int, int], steps: int) -> float:
+    """Seconds of a step."""
+    run = begun(*setting)
+    begin = time.perf_counter()
+    for _ in range(steps):
+        train_step(run)
+    return (time.perf_counter() - begin) / steps
+
+
+def counted(setting: tuple[str, str, int, int, int]) -> dict[str, int]:
+    """FLOPs of a step's loss and gradient, and of what drift adds by the method's words."""
+    run = begun(*setting)
+    with FlopCounterMode(display=False) as step:
+        for part in range(run.job.optimization.accumulate):
+            run.objective.loss(run.model, run.steps_done, part).backward()
+    run.model.zero_grad(set_to_none=True)
+    found = {"step": step.get_total_flops()}
+    if isinstance(run.objective, DriftObjective):
+        start, V = run.objective.start, run.model.spec.vocab_size
+        assert isinstance(start, SoftDenoiser)
+        noisy = run.objective.ordinary.noisy(run.model, run.steps_done)
+        E_VD = start.token_embeddings
+        clean_B = None if start.spec.time_input == "none" else torch.zeros(len(noisy.x_BL))
+        with FlopCounterMode(display=False) as forward, torch.no_grad():
+            start.block_outputs(E_VD[noisy.x_BL], clean_B)
+        lift = 2 * int(noisy.predicted_BL.sum()) * V * E_VD.shape[1]
+        found |= {"frozen": 3 * forward.get_total_flops(), "lift": 2 * lift}
+    return found
+
+
+def main() -> None:
+    """Measure and write one JSON object."""
+    options = common.parsed(common.parser(__doc__, "refinement"), repeats=5)
+    described = common.described()
+    rows, length, steps = (8, 16, 1) if options.quick else (32, 64, 3)
+    found: dict[str, Any] = {}
+    for process, begin in BEGINS.items():
+        settings = {name: (begin, *way, rows, length) for name, way in WAYS.items()}
+        with OwnProcess() as a, OwnProcess() as b, OwnProcess() as c:
+            own = dict(zip(settings, (a, b, c), strict=True))
+            for name, setting in settings.items():
+                own[name].call(timed, setting, 1)
+            seconds = common.in_turn(
+                {
+                    name: functools.partial(own[name].call, timed, setting, steps)
+                    for name, setting in settings.items()
+                },
+                options.repeats,
+            )
+            memory = {name: own[name].memory() for name in settings}
+            flops = {name: own[name].call(counted, setting) for name, setting in settings.items()}
+        ordinary, drift = flops["ordinary"]["step"], flops["drift"]
+        asked = (ordinary + drift["frozen"] + drift["lift"]) / ordinary
+        found[process] = {"seconds": seconds, "memory": memory, "flops": flops}
+        for name in settings:
+            share = flops[name]["step"] / ordinary
+            ratio = common.ratios(seconds[name], seconds["ordinary"])
+            found[process][name] = {"flops_ratio": share, "seconds_ratio": ratio}
+            print(
+                f"{process}, {name}: {common.shown(ratio)} times the seconds,"
+                f" {share:.2f} times the FLOPs, peak {common.mebibytes(memory[name])}",
+                flush=True,
+            )
+        found[process]["asked_flops_ratio"] = asked
+        print(
+            f"{process}: the method asks for {asked:.2f} times the FLOPs (frozen network"
+            f" {drift['frozen'] / ordinary:.2f}, softmax(logits) E {drift['lift'] / ordinary:.2f})"
+        )
+    common.write(options, {"setting": described, "rows": rows, "length": length, "found": found})
+
+
+if __name__ == "__main__":
+    main()
