@@ -45,7 +45,7 @@ PACKAGES = (
 )
 BUNDLED_MODELS = (
     "heavy", "heavy-b", "light-4", "light-8", "scorer",
-    "simplex", "simplex-light", "guide", "judge",
+    "simplex", "simplex-light", "guide", "judge", "uniform", "uniform-light",
 )  # fmt: skip
 MIN_FREE_GB = 2.0
 

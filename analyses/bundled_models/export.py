@@ -28,8 +28,8 @@ SEED = 0
 
 
 def main(runs: str, models: str | None = None) -> None:
-    cards = {name: _finished_card(Path(runs) / name) for name in NAMES}
-    tokens_SL, fingerprint = _test_windows()
+    cards = {name: finished_card(Path(runs) / name) for name in NAMES}
+    tokens_SL, fingerprint = test_windows()
     losses, results = {}, {}
     for name, card in cards.items():
         if card["corpus_fingerprint"] != fingerprint:
@@ -44,14 +44,14 @@ def main(runs: str, models: str | None = None) -> None:
     _write_results(cards, losses, fingerprint)
 
 
-def _finished_card(folder: Path) -> dict[str, Any]:
+def finished_card(folder: Path) -> dict[str, Any]:
     card = checkpoint.read_card(folder)
     if card["steps"] < card["planned_steps"]:
         raise InputError(f"{folder}: {card['steps']} of {card['planned_steps']} steps are done")
     return card
 
 
-def _test_windows() -> tuple[np.ndarray, str]:
+def test_windows() -> tuple[np.ndarray, str]:
     """One window of every test document that is long enough."""
     corpus, tokenizer = load_corpus("embedded"), Tokenizer.load("bundled")
     lengths = [len(ids) for ids in tokenizer.encode_batch([d.text for d in corpus.test])]

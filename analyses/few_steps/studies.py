@@ -2,47 +2,62 @@
 
     python analyses/few_steps/studies.py STUDY --models FOLDER [--number N] [--out FOLDER]
 
-`curve`    train a job's runs in stretches (`--job`), with the figures below after each
-`steps`    Gen-PPL, entropy, diversity and distance from real texts by number of steps
-`matched`  the same at equal entropy: every arm over temperature and over top-p
+`curve`       train a job's runs in stretches (`--job`), with the figures below after each
+`ablation`    train variants of a job (`--job`), to be measured by the next two
+`steps`       Gen-PPL, entropy, diversity and distance from real texts by number of steps
+`matched`     the same at equal entropy: every arm over temperature and over top-p
+`gap`         soft and drawn predictions against real texts, as the frozen network sees them
+`importance`  which steps matter to every arm, beside a light denoiser (`--light`)
+`search`      steps, time grid, temperature, top-p and model schedule tuned for every arm
 
-FOLDER holds what `schedlab train refine-*.toml`, or `curve`, made: drift-1, continue-1, ...
+`common.py` says how models are named; `--only` and `--seeds` take some of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
 import torch
+import torch.nn.functional as F
+from common import arm_and_seed, baseline_of, described, lab_of, line, over_seeds, plan_of, sampled
 
 from schedlab.allocator import keep_freed_memory
 from schedlab.denoisers import loading
+from schedlab.denoisers.base import SoftDenoiser, features_at
 from schedlab.denoisers.network import Network
-from schedlab.evaluation.evaluate import evaluate
-from schedlab.evaluation.lab import Lab, build_lab
-from schedlab.files import write_atomic
-from schedlab.metrics.feature_distance import kernel_distance, text_features
-from schedlab.metrics.matched_entropy import Fluency, log_ppl_gap
-from schedlab.plan import Decoding, ModelSchedule, Plan
-from schedlab.plan.lab_config import LabConfig
-from schedlab.results import Estimate, Measurement, SeedBlock, Store
-from schedlab.results.bootstrap import bootstrap_statistic
-from schedlab.text import held_out_windows, load_corpus
+from schedlab.job import Job, parse_job
+from schedlab.metrics.feature_distance import kernel_distance
+from schedlab.metrics.matched_entropy import log_ppl_gap
+from schedlab.pipeline import run_analyze, run_search
+from schedlab.plan import Decoding
+from schedlab.processes import UniformProcess
+from schedlab.processes.noise_schedule import log_linear
+from schedlab.results import Measurement
+from schedlab.results.importance_file import ImportanceFile
+from schedlab.results.policy_file import PolicyFile
 from schedlab.training import read_train_job, train
 from schedlab.training.job import RefineJob
 
-SAMPLING_SEED = 301
-LENGTH = 64
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 TOP_PS = (0.95, 0.9, 0.8, 0.7)
-REPORTS = Path(__file__).resolve().parents[2] / "reports" / "few_steps"
-SCORER = "bundled:scorer"
+LEVELS = (1.0, 0.9, 0.75, 0.5, 0.25)
+ABLATION: dict[str, dict[str, Any]] = {
+    "method": {},
+    "hard": {"lift": "hard"},
+    "sampled": {"lift": "sampled"},
+    "logits": {"features": "logits"},
+    "base": {"base_weight": 1.0},
+    "base-heavy": {"base_weight": 30.0},
+    "attracting": {"repulsion": 0.5},
+    "repelling": {"attraction": 0.5},
+    "wide": {"taus": [0.2, 0.5, 2.0]},
+    "one-batch": {"queue": 0},
+}
 
 
 def curve(options: argparse.Namespace) -> None:
@@ -51,161 +66,287 @@ def curve(options: argparse.Namespace) -> None:
     assert isinstance(job, RefineJob), "a job of kind refine"
     found: dict[str, Any] = {}
     for name, run in job.runs.items():
-        folder, last = options.models / name, run.optimization.num_steps
-        for done in range(options.every, last + options.every, options.every):
-            loss = train(run, folder, stop_after=min(done, last))
-            lab = build_lab(
-                LabConfig(denoisers={"H": str(folder)}, scorer=SCORER, precision="float32")
-            )
+        folder, last = options.models / (name or "drift-1"), run.optimization.num_steps
+        for stop in range(options.every, last + options.every, options.every):
+            done = min(stop, last)
+            loss = train(run, folder, stop_after=done)
+            lab = lab_of(str(folder))
             for num in options.steps:
-                label = f"{name} after {min(done, last)}, {num} steps"
                 one = described(sampled(lab, plan_of(lab, num), options), lab, options)
-                found[label] = {**one, "held_out": loss.model_dump()}
-                print(f"{label}: held out {loss}, {line(one)}", flush=True)
-    write("curve", found, options)
+                found[f"{name} after {done}, {num} steps"] = one | {"held_out": loss.model_dump()}
+                print(
+                    f"{name} after {done}, {num} steps: held out {loss}, {line(one)}", flush=True
+                )
+    common.write("curve", found, options)
+
+
+def ablation(options: argparse.Namespace) -> None:
+    """Train a job with one thing of the drift changed at a time, a folder each; `steps` and
+    `matched` then measure them."""
+    job = read_train_job(options.job)
+    assert isinstance(job, RefineJob), "a job of kind refine"
+    for name, changes in ABLATION.items():
+        drift = job.refine.drift.model_copy(update=changes)
+        refine = job.refine.model_copy(update={"arms": ["drift"], "drift": drift})
+        train(job.model_copy(update={"refine": refine}), options.models / name)
+    refine = job.refine.model_copy(update={"arms": ["continue"]})
+    train(job.model_copy(update={"refine": refine}), options.models)
 
 
 def steps(options: argparse.Namespace) -> None:
     """Every model at every number of steps, temperature 1 and top-p 1."""
-    found: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     measured: dict[tuple[str, int], Measurement] = {}
-    for name, lab in labs(options).items():
+    names = common.names_of(options)
+    for name, place in names.items():
+        lab = lab_of(place)
         for num in options.steps:
             one = measured[name, num] = sampled(lab, plan_of(lab, num), options)
-            found[f"{name}, {num} steps"] = described(one, lab, options)
-            print(f"{name}, {num} steps: {line(found[f'{name}, {num} steps'])}", flush=True)
-    for (name, num), one in measured.items():
-        other = measured.get((name.replace("drift", "continue"), num))
-        if name.startswith("drift") and other is not None:
-            gap = paired(one, other)
-            found[f"{name} minus its continuation, {num} steps"] = gap.model_dump()
-            print(f"{name} minus its continuation, {num} steps: log Gen-PPL {gap}", flush=True)
-    write("steps", found, options)
+            models[f"{name}, {num} steps"] = described(one, lab, options)
+            print(f"{name}, {num} steps: {line(models[f'{name}, {num} steps'])}", flush=True)
+    gaps, by_arm = {}, {}
+    for num in options.steps:
+        own: dict[str, float] = {}
+        for name in names:
+            if (other := baseline_of(name, list(names))) is not None:
+                gap = common.paired(measured[name, num], measured[other, num])
+                gaps[f"{name}, {num} steps"], own[name] = gap.model_dump(), gap.value
+                print(f"{name} minus {other}, {num} steps: log Gen-PPL {gap}", flush=True)
+        by_arm[f"log Gen-PPL minus continuation's, {num} steps"] = over_seeds(own)
+        for what in ("gen_ppl", "entropy", "kernel_distance"):
+            values = {n: models[f"{n}, {num} steps"]["estimates"][what]["value"] for n in names}
+            if what == "gen_ppl":
+                values = {n: float(np.log(value)) for n, value in values.items()}
+            by_arm[f"{'log Gen-PPL' if what == 'gen_ppl' else what}, {num} steps"] = over_seeds(
+                values
+            )
+    common.write("steps", {"models": models, "gaps": gaps, "over_seeds": by_arm}, options)
 
 
 def matched(options: argparse.Namespace) -> None:
     """log Gen-PPL of every refined model minus that of its continuation at equal entropy, which
     lower temperatures, or smaller nuclei, of the continuation give; and the other way round."""
-    found: dict[str, Any] = {}
-    all_labs = labs(options)
-    for num in options.steps:
-        curves: dict[str, dict[str, list[Measurement]]] = {}
-        for name, lab in all_labs.items():
+    names = common.names_of(options)
+    curves: dict[tuple[str, int, str], list[Measurement]] = {}
+    models: dict[str, Any] = {}
+    for name, place in names.items():
+        lab = lab_of(place)
+        for num in options.steps:
             by = {
                 "temperature": [Decoding(temperature=t) for t in TEMPERATURES],
                 "top_p": [Decoding(), *(Decoding(top_p=p) for p in TOP_PS)],
             }
-            curves[name] = {
-                what: [sampled(lab, plan_of(lab, num, one), options) for one in decodings]
-                for what, decodings in by.items()
-            }
-            for what, points in curves[name].items():
+            for what, decodings in by.items():
+                points = [sampled(lab, plan_of(lab, num, one), options) for one in decodings]
+                curves[name, num, what] = points
                 shown = [described(one, lab, options) for one in points]
-                found[f"{name}, {num} steps, by {what}"] = shown
+                models[f"{name}, {num} steps, by {what}"] = shown
                 for one in shown:
-                    print(f"{name}, {num} steps, {what}: {line(one)}", flush=True)
-        for name in curves:
-            arm, _, seed = name.rpartition("-")
-            other = f"continue-{seed}"
-            if arm != "drift" or other not in curves:
+                    print(f"{name}, {num} steps, by {what}: {line(one)}", flush=True)
+    gaps: dict[str, Any] = {}
+    by_arm: dict[str, Any] = {}
+    for num in options.steps:
+        for what in ("temperature", "top_p"):
+            for turned in (False, True):
+                own: dict[str, float] = {}
+                for name in names:
+                    if (other := baseline_of(name, list(names))) is None:
+                        continue
+                    one, two = (other, name) if turned else (name, other)
+                    points = curves[two, num, what]
+                    gap = log_ppl_gap(
+                        common.fluency_of(curves[one, num, what][0]),
+                        [common.fluency_of(point) for point in points],
+                    )
+                    label = f"{one} at 1 minus {two} by {what}, {num} steps"
+                    gaps[label] = None if gap is None else gap.model_dump()
+                    if gap is not None:
+                        own[name] = -gap.value if turned else gap.value
+                    print(f"{label}, at equal entropy: log Gen-PPL {gap}", flush=True)
+                side = "its own" if turned else "the continuation's"
+                by_arm[f"by {side} {what}, {num} steps"] = over_seeds(own)
+    common.write("matched", {"models": models, "gaps": gaps, "over_seeds": by_arm}, options)
+
+
+@torch.inference_mode()
+def gap(options: argparse.Namespace) -> None:
+    """Kernel distance of the drift's features from those of real texts: of mixtures
+    `softmax(logits) E`, which the soft lift reads, and of tokens drawn from these predictions."""
+    begin = loading.load(options.begin)
+    real = common.real_tokens(options.real)
+    half = len(real) // 2
+    real_features = _pooled(begin, _embedded(begin, torch.from_numpy(real[:half])))
+    x_BL = torch.from_numpy(real[half:])
+    found: dict[str, Any] = {}
+    for name, place in common.names_of(options).items():
+        model = loading.load(place)
+        for t in LEVELS:
+            generator = torch.Generator().manual_seed(common.SAMPLING_SEED)
+            z_BL, predicted_BL = _noised(model, x_BL, t, generator)
+            level_B = torch.full((len(z_BL),), t) if model.spec.time_input != "none" else None
+            logits_BLV = model.logits(features_at(model, z_BL, level_B)).float()
+            if model.spec.mask_id is not None:
+                logits_BLV[..., model.spec.mask_id] = -torch.inf
+            p_BLV = logits_BLV.softmax(-1)
+            soft_BLD = p_BLV @ begin.token_embeddings  # type: ignore[operator]
+            drawn_BL = torch.multinomial(p_BLV.flatten(0, 1), 1, generator=generator).view(
+                z_BL.shape
+            )
+            kept_BLD = _embedded(begin, z_BL)
+            soft = torch.where(predicted_BL[..., None], soft_BLD, kept_BLD)
+            drawn = _embedded(begin, torch.where(predicted_BL, drawn_BL, z_BL))
+            entropy_BL = torch.special.entr(p_BLV).sum(-1)
+            one = {
+                "soft": kernel_distance(_pooled(begin, soft), real_features).model_dump(),
+                "drawn": kernel_distance(_pooled(begin, drawn), real_features).model_dump(),
+                "entropy_of_predictions": float(entropy_BL[predicted_BL].mean()),
+                "cross_entropy": float(
+                    F.cross_entropy(logits_BLV[predicted_BL], x_BL[predicted_BL])
+                ),
+            }
+            found[f"{name}, t = {t:g}"] = one
+            print(
+                f"{name}, t = {t:g}: soft {one['soft']['value']:.3f}, drawn"
+                f" {one['drawn']['value']:.3f}, entropy {one['entropy_of_predictions']:.2f},"
+                f" cross-entropy {one['cross_entropy']:.2f}",
+                flush=True,
+            )
+    common.write("gap", found, options)
+
+
+def _noised(
+    model: Network, x_BL: torch.Tensor, t: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy tokens, and where they are predicted."""
+    u_BL = torch.rand(x_BL.shape, generator=generator, dtype=torch.float64)
+    if model.spec.mask_id is not None:
+        z_BL = torch.where(u_BL < t, model.spec.mask_id, x_BL)
+        return z_BL, z_BL == model.spec.mask_id
+    token_u_BL = torch.rand(x_BL.shape, generator=generator, dtype=torch.float64)
+    alpha_BL = log_linear(torch.full(x_BL.shape, t, dtype=torch.float64))
+    z_BL = UniformProcess(model.spec.vocab_size).forward(x_BL, alpha_BL, u_BL, token_u_BL)
+    return z_BL, torch.ones_like(z_BL, dtype=torch.bool)
+
+
+def _embedded(begin: Network, x_BL: torch.Tensor) -> torch.Tensor:
+    assert isinstance(begin, SoftDenoiser)
+    return begin.token_embeddings[x_BL]
+
+
+def _pooled(begin: Network, e_BLD: torch.Tensor) -> np.ndarray:
+    """Features of the drift, float64 (B, F)."""
+    assert isinstance(begin, SoftDenoiser)
+    clean_B = torch.zeros(len(e_BLD)) if begin.spec.time_input != "none" else None
+    outputs = begin.block_outputs(e_BLD, clean_B)
+    pooled_BF = torch.cat([one.mean(1) for one in outputs[-2:]], dim=-1)
+    return F.normalize(pooled_BF.float(), dim=-1).double().numpy()
+
+
+def importance(options: argparse.Namespace) -> None:
+    """Loss gap and path KL by step between every arm and the light denoiser: what an arm's steps
+    are worth; and between what it began as and the arm: which steps refinement changed."""
+    found: dict[str, Any] = {}
+    for name, place in common.names_of(options).items():
+        for label, heavy, light in (
+            (f"{name} against the light one", place, options.light),
+            (f"begin against {name}", options.begin, place),
+        ):
+            if heavy == light:
                 continue
-            for one, two in ((name, other), (other, name)):
-                for what, curve in curves[two].items():
-                    plain = curves[one]["temperature"][0]
-                    gap = log_ppl_gap(fluency_of(plain), [fluency_of(p) for p in curve])
-                    label = f"{one} minus {two} by {what}, {num} steps, at equal entropy"
-                    found[label] = None if gap is None else gap.model_dump()
-                    print(f"{label}: log Gen-PPL {gap}", flush=True)
-    write("matched", found, options)
+            folder = options.store / "importance" / label.replace("/", "-").replace(" ", "-")
+            run_analyze(
+                _job({"H": heavy, "L": light}, options, {"num_windows": options.number}), folder
+            )
+            file = ImportanceFile.read(folder / "importance.json")
+            (forward,) = [one for one in file.step_scores if one.states == "forward"]
+            (own,) = [one for one in file.step_scores if one.states == "heavy_sampler"]
+            found[label] = {
+                "path_kl": forward.path_kl, "loss_gap": forward.loss_gap,
+                "path_kl_on_own_samples": own.path_kl,
+            }  # fmt: skip
+            total = sum(forward.path_kl)
+            shares = " ".join(f"{value / total:.3f}" for value in forward.path_kl)
+            print(f"{label}: path KL {total:.3f} nats per token; by step {shares}", flush=True)
+    common.write("importance", found, options)
 
 
-def labs(options: argparse.Namespace) -> dict[str, Lab]:
-    """One lab for every model of the folder, and for what they began as."""
-    names = sorted(path.name for path in options.models.iterdir() if path.is_dir())
-    where = {name: str(options.models / name) for name in names}
-    if options.begin is not None:
-        where = {"begin": options.begin} | where
-    return {
-        name: build_lab(LabConfig(denoisers={"H": place}, scorer=SCORER, precision="float32"))
-        for name, place in where.items()
-    }
+def _job(denoisers: dict[str, str], options: argparse.Namespace, analyze: dict[str, Any]) -> Job:
+    spec = loading.load(next(iter(denoisers.values()))).spec
+    return parse_job(
+        {
+            "job": {"name": "few-steps", "seed": common.SAMPLING_SEED},
+            "lab": {"denoisers": denoisers, "scorer": common.SCORER, "precision": "float32"},
+            "plan": {
+                "length": common.LENGTH, "num_steps": options.steps[-1], "process": spec.process,
+            },
+            "analyze": analyze,
+        }
+    )  # fmt: skip
 
 
-def plan_of(lab: Lab, num: int, decoding: Decoding = Decoding()) -> Plan:  # noqa: B008
-    """Ancestral sampling in so many steps."""
-    return Plan(
-        length=LENGTH,
-        model_schedule=ModelSchedule.constant("H", num),
-        process=lab.denoisers["H"].spec.process,
-        decoding=decoding,
-    )
-
-
-def sampled(lab: Lab, plan: Plan, options: argparse.Namespace) -> Measurement:
-    """A plan on the study's sequences, the same for all models."""
-    blocks = [SeedBlock(SAMPLING_SEED, 0, options.number)]
-    (found,) = evaluate([plan], blocks, lab=lab, store=Store(options.store))
-    return found
-
-
-def described(found: Measurement, lab: Lab, options: argparse.Namespace) -> dict[str, Any]:
-    """All estimates of a plan, and how far its texts are from real ones."""
-    estimates = {name: value.model_dump() for name, value in found.estimates.items()}
-    estimates["kernel_distance"] = distance(found.tokens_SL, lab, options).model_dump()
-    return {"plan": found.plan.to_json(), "estimates": estimates}
-
-
-_REAL: dict[int, np.ndarray] = {}
-
-
-@functools.cache
-def _scorer() -> Network:
-    return loading.load(SCORER)
-
-
-def distance(tokens_SL: np.ndarray, lab: Lab, options: argparse.Namespace) -> Estimate:
-    """From held-out windows of the corpus, by features of the scorer."""
-    scorer = _scorer()
-    if options.real not in _REAL:
-        windows = held_out_windows(
-            load_corpus("embedded"), lab.tokenizer, split="test", length=LENGTH,
-            num=options.real, seed=0,
+def search(options: argparse.Namespace) -> None:
+    """Ancestral sampling tuned for every arm: its steps, temperature, top-p, time grid, and when
+    the light denoiser may run, all against the continuation's plain sampling, which sets cost 1
+    and the entropy band."""
+    names = common.names_of(options)
+    reference = next(name for name in names if arm_and_seed(name)[0] == common.BASELINE)
+    roles = {name: f"A{number}" for number, name in enumerate(names)}
+    denoisers = {roles[name]: place for name, place in names.items()} | {"L": options.light}
+    found: dict[str, Any] = {}
+    for name in names:
+        job = parse_job(
+            {
+                "job": {"name": "few-steps", "seed": common.SAMPLING_SEED},
+                "lab": {"denoisers": denoisers, "scorer": common.SCORER, "precision": "float32"},
+                "plan": {
+                    "length": common.LENGTH, "num_steps": options.steps[-1],
+                    "heavy": roles[reference], "light": "L",
+                    "process": loading.load(names[name]).spec.process,
+                },
+                "search": {
+                    "num_sequences": options.number, "fresh_sequences": 3 * options.number,
+                },
+                "policies": {
+                    "quality": "gen_ppl", "cost": "flops_total", "names": ["ancestral"],
+                    "tuned": ["ancestral"], "temperatures": [1.0, 0.9, 0.8, 0.7],
+                    "top_ps": [1.0, 0.9], "points": 4, "schedules": [[roles[name]]],
+                    "grid_points": 4, "schedule_parts": 2, "roles": [roles[name], "L"],
+                    "trials": options.trials,
+                },
+            }
         )  # fmt: skip
-        _REAL[options.real] = text_features(scorer, windows.tokens_SL.astype(np.int64))
-    samples = text_features(scorer, tokens_SL.astype(np.int64))
-    return kernel_distance(samples, _REAL[options.real])
-
-
-def fluency_of(found: Measurement) -> Fluency:
-    """Columns for comparisons at equal entropy."""
-    return Fluency(found.nll_S, found.scored_tokens_S, found.entropy_S)
-
-
-def paired(one: Measurement, other: Measurement) -> Estimate:
-    """Difference of log Gen-PPL on the same random numbers."""
-    columns = (one.nll_S, one.scored_tokens_S, other.nll_S, other.scored_tokens_S)
-    return bootstrap_statistic(lambda a, b, c, d: a / b - c / d, *columns).estimate()
-
-
-def line(one: Mapping[str, Any]) -> str:
-    """The main figures."""
-    names = ("gen_ppl", "entropy", "distinct_3", "self_bleu", "kernel_distance")
-    shown = one["estimates"]
-    return ", ".join(f"{name} {Estimate(**shown[name])}" for name in names if name in shown)
-
-
-def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) -> None:
-    """A study's figures as JSON."""
-    target = (options.out or REPORTS) / f"{name}.json"
-    described = {"number": options.number, "seed": SAMPLING_SEED, "found": content}
-    write_atomic(target, json.dumps(described, indent=1) + "\n")
-    print(f"wrote {target.name}")
+        folder = options.store / "search" / name.replace("/", "-")
+        run_search(job, folder)
+        file = PolicyFile.read(folder / "policies.json")
+        rows = []
+        for fresh in file.fresh:
+            row = file.row(fresh.digest)
+            rows.append({
+                "steps": row.plan.num_steps, "schedule": row.curve.schedule,
+                "tuned": row.curve.tuned, "temperature": row.curve.temperature,
+                "top_p": row.curve.top_p, "time_grid": row.plan.time_grid,
+                "loss": fresh.loss.model_dump(), "cost": fresh.cost.model_dump(),
+                "entropy": fresh.estimates["entropy"].model_dump(),
+                "in_entropy_band": fresh.in_entropy_band,
+            })  # fmt: skip
+        found[name] = {
+            "entropy_band": file.setting.entropy_band,
+            "hypervolumes": {one.family: one.hypervolume.model_dump() for one in file.families},
+            "rows": rows,
+        }
+        for one in file.families:
+            print(f"{name}, {one.family}: hypervolume {one.hypervolume}", flush=True)
+    common.write("search", found, options)
 
 
 STUDIES: dict[str, Callable[[argparse.Namespace], None]] = {
     "curve": curve,
+    "ablation": ablation,
     "steps": steps,
     "matched": matched,
+    "gap": gap,
+    "importance": importance,
+    "search": search,
 }
 
 
@@ -215,10 +356,14 @@ def main() -> None:
     made.add_argument("study", choices=sorted(STUDIES))
     made.add_argument("--models", type=Path, required=True)
     made.add_argument("--begin", help="location of what they began as, to be shown beside them")
+    made.add_argument("--only", nargs="+", help="arms")
+    made.add_argument("--seeds", nargs="+")
+    made.add_argument("--light", default="bundled:light-4")
     made.add_argument("--job", type=Path, help="of `curve`: what to train")
     made.add_argument("--every", type=int, default=100, help="of `curve`: optimiser steps")
+    made.add_argument("--trials", type=int, default=40, help="of `search`: proposals per arm")
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
-    made.add_argument("--number", type=int, default=256)
+    made.add_argument("--number", type=int, default=256, help="sequences")
     made.add_argument("--real", type=int, default=512, help="held-out windows for the distance")
     made.add_argument("--store", type=Path, default=Path("runs/few_steps"))
     made.add_argument("--out", type=Path, help="reports/few_steps by default")

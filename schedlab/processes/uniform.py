@@ -56,6 +56,14 @@ class UniformProcess:
     def leave_one_out(self, logits_NV: Tensor, z_N: Tensor, alpha_t_N: Tensor) -> Tensor:
         """Logits of p(x_i | z_t without position i) from those of an ordinary posterior, (N, V):
         log(1 + V alpha / (1 - alpha)) less for the token that stands there."""
+        return logits_NV.scatter_add(1, z_N[:, None], -self._evidence(alpha_t_N, logits_NV))
+
+    def all_in(self, logits_NV: Tensor, z_N: Tensor, alpha_t_N: Tensor) -> Tensor:
+        """The inverse of `leave_one_out`: logits of p(x_i | z_t), (N, V)."""
+        return logits_NV.scatter_add(1, z_N[:, None], self._evidence(alpha_t_N, logits_NV))
+
+    def _evidence(self, alpha_t_N: Tensor, like: Tensor) -> Tensor:
+        """log(1 + V alpha / (1 - alpha)), (N, 1): how much the token that stands there speaks for
+        itself."""
         odds_N = self.vocab_size * alpha_t_N / (1.0 - alpha_t_N).clamp(min=1e-12)
-        lowered = torch.log1p(odds_N).to(logits_NV.dtype)[:, None]
-        return logits_NV.scatter_add(1, z_N[:, None], -lowered)
+        return torch.log1p(odds_N).to(like.dtype)[:, None]

@@ -18,12 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from schedlab.denoisers.base import SoftDenoiser, features_at
 from schedlab.denoisers.network import Network
+from schedlab.processes import UniformProcess
+from schedlab.processes.noise_schedule import log_linear
 from schedlab.results import Estimate
 from schedlab.training.distributed import Workers
 from schedlab.training.drift import DriftField
@@ -32,6 +35,24 @@ from schedlab.training.objective import NoisyRows, Objective
 from schedlab.training.objectives import in_parts, log_predictions
 from schedlab.training.token_objective import TokenObjective
 from schedlab.training.uniform_objective import UniformObjective
+
+_DRAWS = 11  # a purpose of its own: see `batches`
+
+
+def drawn(p_NV: Tensor, u_N: Tensor) -> Tensor:
+    """The first token whose cumulative probability is above u, (N,)."""
+    cumulative_NV = p_NV.double().cumsum(-1)
+    # A share of the sum, which rounding leaves beside 1: no token of probability 0 is drawn.
+    return (cumulative_NV <= u_N[:, None] * cumulative_NV[:, -1:]).sum(-1)
+
+
+def posterior(model: Network, log_p_NV: Tensor, z_N: Tensor, t_N: Tensor) -> Tensor:
+    """Of clean tokens given all of z_t, (N, V): a leave-one-out prediction leaves out the token
+    that stands at its own position, and texts drawn from it would lose what they hold."""
+    if model.spec.prediction == "leave_one_out":
+        process = UniformProcess(model.spec.vocab_size)
+        log_p_NV = process.all_in(log_p_NV, z_N, log_linear(t_N)).log_softmax(-1)
+    return log_p_NV.exp()
 
 
 @dataclass
@@ -68,7 +89,7 @@ class DriftObjective(Objective):
         gradients: where a feature should go hangs on all of them."""
         settings, parts = self.job.refine.drift, self.job.optimization.accumulate
         noisy = self.ordinary.noisy(model, step, part)
-        h_BF = self._features(model, noisy)
+        h_BF = self._features(model, noisy, self._draws(step, part))
         if self._targets is None or self._targets[0] != step:
             self._targets = (step, self._set_targets(model, step, noisy, h_BF.detach()))
         target_BF = self._targets[1].chunk(parts)[part]
@@ -93,7 +114,11 @@ class DriftObjective(Objective):
         settings, workers = self.job.refine.drift, self.workers
         parts = range(self.job.optimization.accumulate)
         noisy = [first, *(self.ordinary.noisy(model, step, part) for part in parts[1:])]
-        own_BF = torch.cat([first_BF, *(self._features(model, rows) for rows in noisy[1:])])
+        rest = zip(noisy[1:], parts[1:], strict=True)
+        own_BF = torch.cat(
+            [first_BF]
+            + [self._features(model, rows, self._draws(step, part)) for rows, part in rest]
+        )
         real_BF = torch.cat([self._pooled(self._embedded(rows.x_BL)) for rows in noisy])
         # Rows in the order of the step, however many processes and parts there are.
         row_B = torch.arange(self.job.optimization.batch_size, device=own_BF.device)
@@ -112,24 +137,43 @@ class DriftObjective(Objective):
             self.queues[name] = rows_QF[: settings.queue].clone()
         return own_BF + settings.step * V_GF[mine_B]
 
-    def _features(self, model: Network, noisy: NoisyRows) -> Tensor:
-        """Of predictions, with gradients to the model, (B, F)."""
-        read_NF = features_at(model, noisy.z_BL, noisy.t_B)[noisy.predicted_BL]
-        soft_ND = in_parts(
-            lambda at: self._lifted(model, read_NF[at]), len(read_NF), model.spec.vocab_size
-        )
-        e_BLD = self._embedded(noisy.z_BL)
-        return self._pooled(e_BLD.masked_scatter(noisy.predicted_BL[..., None], soft_ND))
+    def _draws(self, step: int, part: int) -> Tensor | None:
+        """Numbers in [0, 1) that say which tokens are drawn, (B, L), float64."""
+        if self.job.refine.drift.lift != "sampled":
+            return None
+        size, workers = self.job.optimization.batch_size, self.workers
+        length = self.ordinary.rows.held_out_SL.shape[1]
+        u_BL = np.random.default_rng([self.job.seed, _DRAWS, step]).random((size, length))
+        mine_BL = u_BL[workers.rows(part, self.job.optimization.accumulate)]
+        return torch.from_numpy(mine_BL).to(workers.device)
 
-    def _lifted(self, model: Network, features_ND: Tensor) -> Tensor:
+    def _features(self, model: Network, noisy: NoisyRows, u_BL: Tensor | None = None) -> Tensor:
+        """Of predictions, with gradients to the model, (B, F)."""
+        where_BL = noisy.predicted_BL
+        read_NF = features_at(model, noisy.z_BL, noisy.t_B)[where_BL]
+        t_BL = noisy.t_B if noisy.t_B.ndim == 2 else noisy.t_B[:, None].expand_as(noisy.z_BL)
+        z_N, t_N = noisy.z_BL[where_BL], t_BL[where_BL]
+        u_N = None if u_BL is None else u_BL[where_BL]
+
+        def lifted(at: slice) -> Tensor:
+            log_p_NV = log_predictions(model, read_NF[at])
+            if u_N is None:
+                return self._lifted(log_p_NV.exp(), None)
+            return self._lifted(posterior(model, log_p_NV, z_N[at], t_N[at]), u_N[at])
+
+        soft_ND = in_parts(lifted, len(read_NF), model.spec.vocab_size)
+        e_BLD = self._embedded(noisy.z_BL)
+        return self._pooled(e_BLD.masked_scatter(where_BL[..., None], soft_ND))
+
+    def _lifted(self, p_NV: Tensor, u_N: Tensor | None) -> Tensor:
         """What the frozen network reads in place of predicted tokens, (N, D), in the dtype of its
         embeddings: real texts must not be told apart by rounding."""
-        p_NV = log_predictions(model, features_ND).exp()
         E_VD = cast(SoftDenoiser, self.start).token_embeddings
         soft_ND = (p_NV.to(E_VD.dtype) @ E_VD).to(E_VD.dtype)
-        if self.job.refine.drift.lift == "hard":
-            soft_ND = E_VD[p_NV.argmax(-1)] + soft_ND - soft_ND.detach()
-        return soft_ND
+        if self.job.refine.drift.lift == "soft":
+            return soft_ND
+        token_N = p_NV.argmax(-1) if u_N is None else drawn(p_NV.detach(), u_N)
+        return E_VD[token_N] + soft_ND - soft_ND.detach()
 
     def _embedded(self, x_BL: Tensor) -> Tensor:
         return cast(SoftDenoiser, self.start).token_embeddings[x_BL]

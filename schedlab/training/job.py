@@ -382,8 +382,9 @@ class Drift(Record):
         step: alpha, how far along the field features should go.
         queue: features of earlier steps kept of real texts, and as many of generated ones.
         attraction, repulsion: factors of the two sums of the field; the method's are equal.
-        lift: how a prediction enters the frozen network: `soft`, or `hard`, the likeliest token
-            with the gradient of the soft one (straight-through).
+        lift: how a prediction enters the frozen network: `soft`; `hard`, the likeliest token with
+            the gradient of the soft one (straight-through); `sampled`, a token drawn from the
+            posterior of clean tokens with its gradient [O].
         features: what is compared: mean-pooled `hidden` layers, or `logits` [O].
         base_weight: of the ordinary loss beside it; the method's is 0.
     """
@@ -393,7 +394,7 @@ class Drift(Record):
     queue: int = 1024
     attraction: float = 1.0
     repulsion: float = 1.0
-    lift: Literal["soft", "hard"] = "soft"
+    lift: Literal["soft", "hard", "sampled"] = "soft"
     features: Literal["hidden", "logits"] = "hidden"
     base_weight: float = 0.0
 

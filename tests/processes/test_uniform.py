@@ -132,6 +132,8 @@ def test_an_ordinary_posterior_is_turned_into_a_leave_one_out_one(share):
             logits = (ordinary / ordinary.sum()).log()[None] + 3.0
             found = PROCESS.leave_one_out(logits, torch.tensor([z[i]]), doubles(share))
             torch.testing.assert_close(found.softmax(-1)[0], without / without.sum())
+            back = PROCESS.all_in(without.log()[None], torch.tensor([z[i]]), doubles(share))
+            torch.testing.assert_close(back.softmax(-1)[0], ordinary / ordinary.sum())
 
 
 def test_nothing_is_subtracted_at_pure_noise_and_nothing_breaks_without_noise():

@@ -26,10 +26,11 @@ from schedlab.denoisers.network import Network
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
 from schedlab.files import validate
+from schedlab.processes.noise_schedule import log_linear
 from schedlab.training import train
 from schedlab.training.distributed import Workers
 from schedlab.training.drift import DriftField
-from schedlab.training.drift_objective import DriftObjective
+from schedlab.training.drift_objective import DriftObjective, drawn
 from schedlab.training.job import RefineJob
 from schedlab.training.objectives import log_predictions
 from schedlab.training.run import Run, start_or_resume
@@ -201,17 +202,67 @@ def test_a_hard_lift_reads_the_likeliest_token_with_the_soft_gradient(
     assert model.head.weight.grad.abs().sum() > 0
 
 
+def test_tokens_are_drawn_as_often_as_predicted() -> None:
+    """A grid of numbers finds every token by its share; one of probability 0 never, even where
+    rounding leaves the sum below 1."""
+    generator = torch.Generator().manual_seed(3)
+    p_V = torch.rand(50, generator=generator).pow(8)
+    p_V[[0, 17, 49]] = 0
+    p_V /= p_V.sum() * 1.001
+    num = 20_000
+    u_N = (torch.arange(num, dtype=torch.float64) + 0.5) / num
+    token_N = drawn(p_V.expand(num, -1), u_N)
+    counts_V = torch.bincount(token_N, minlength=50)
+    torch.testing.assert_close(
+        counts_V.double(), num * p_V.double() / p_V.double().sum(), atol=1.0, rtol=0
+    )
+    last = torch.full((1,), 1 - 2**-53, dtype=torch.float64)
+    assert drawn(p_V[None], last).item() == 48
+    assert drawn(p_V[None], torch.zeros(1, dtype=torch.float64)).item() == 1
+
+
 @pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("parts", [2, 3])
-def test_parts_train_what_the_whole_batch_trains(
-    make_job: Any, tmp_path: Path, process: str, parts: int
+def test_a_sampled_lift_reads_drawn_tokens_with_the_soft_gradient(
+    make_job: Any, tmp_path: Path, process: str
 ) -> None:
-    run = begun(make_job(process), tmp_path / "whole")
+    run = begun(make_job(process, refine={"drift": {"lift": "sampled"}}), tmp_path)
+    objective, model = drift_of(run), run.model
+    noisy = objective.ordinary.noisy(model, 5)
+    u_BL = objective._draws(5, 0)
+    assert u_BL is not None and not torch.equal(u_BL, objective._draws(6, 0))
+    features_NF = model.features(noisy.z_BL, noisy.t_B)[noisy.predicted_BL]
+    p_NV = log_predictions(model, features_NF).exp()
+    if process == "uniform":  # Bayes' rule, by hand
+        z_N = noisy.z_BL.flatten()
+        alpha_N1 = log_linear(noisy.t_B[:, None].expand_as(noisy.z_BL).flatten()[:, None])
+        likely_NV = alpha_N1 * F.one_hot(z_N, VOCABULARY) + (1 - alpha_N1) / VOCABULARY
+        p_NV = p_NV * likely_NV / (p_NV * likely_NV).sum(-1, keepdim=True)
+    text = noisy.z_BL.masked_scatter(noisy.predicted_BL, drawn(p_NV, u_BL[noisy.predicted_BL]))
+    found_BF = objective._features(model, noisy, u_BL)
+    torch.testing.assert_close(found_BF, objective._pooled(objective._embedded(text)))
+    # What enters phi has the soft gradient.
+    E = objective.start.embedding.weight
+    pull_ND = torch.randn(len(p_NV), E.shape[1], generator=torch.Generator().manual_seed(1))
+    lifted_ND = objective._lifted(p_NV, u_BL[noisy.predicted_BL])
+    (slope_NV,) = torch.autograd.grad((lifted_ND * pull_ND).sum(), p_NV)
+    torch.testing.assert_close(slope_NV, pull_ND @ E.T)
+    found_BF.sum().backward()
+    assert model.head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("process", "parts", "lift"),
+    [(process, parts, "soft") for process in PROCESSES for parts in (2, 3)]
+    + [("masked", 3, "sampled"), ("uniform", 2, "sampled")],
+)
+def test_parts_train_what_the_whole_batch_trains(
+    make_job: Any, tmp_path: Path, process: str, parts: int, lift: str
+) -> None:
+    refine = {"drift": {"lift": lift}}
+    run = begun(make_job(process, refine=refine), tmp_path / "whole")
+    in_parts = make_job(process, refine=refine, optimization={"accumulate": parts})
     model = run.model
-    objectives = [
-        drift_of(run),
-        drift_of(begun(make_job(process, optimization={"accumulate": parts}), tmp_path / "parts")),
-    ]
+    objectives = [drift_of(run), drift_of(begun(in_parts, tmp_path / "parts"))]
     objectives[1].ordinary = dataclasses.replace(objectives[0].ordinary, job=objectives[1].job)
     for step in range(3):
         found = []

@@ -1,0 +1,160 @@
+"""What the studies of few-step generation share: models by arm and seed, samples, aggregation.
+
+A folder of models holds what `schedlab train refine-*.toml` wrote, in folders of its own or of one
+level below: `drift-1`, `continue-1`, `sampled/drift-1`. The name before the last dash is the arm,
+the number behind it the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schedlab.denoisers import checkpoint, loading
+from schedlab.denoisers.network import Network
+from schedlab.evaluation.evaluate import evaluate
+from schedlab.evaluation.lab import Lab, build_lab
+from schedlab.files import write_atomic
+from schedlab.metrics.feature_distance import kernel_distance, text_features
+from schedlab.metrics.matched_entropy import Fluency
+from schedlab.plan import Decoding, ModelSchedule, Plan
+from schedlab.plan.lab_config import LabConfig
+from schedlab.results import Estimate, Measurement, SeedBlock, Store
+from schedlab.results.bootstrap import bootstrap_statistic
+from schedlab.text import held_out_windows, load_corpus
+from schedlab.training.objectives import mean_with_interval
+
+SAMPLING_SEED = 301
+LENGTH = 64
+REPORTS = Path(__file__).resolve().parents[2] / "reports" / "few_steps"
+SCORER = "bundled:scorer"
+BASELINE = "continue"
+
+
+def names_of(options: argparse.Namespace) -> dict[str, str]:
+    """Locations of what the models began as, and of all models, by name."""
+    cards = sorted(options.models.rglob(checkpoint.CARD_FILE))
+    found = {str(card.parent.relative_to(options.models)): str(card.parent) for card in cards}
+    if options.only:
+        found = {
+            name: place for name, place in found.items() if arm_and_seed(name)[0] in options.only
+        }
+    if options.seeds:
+        found = {n: place for n, place in found.items() if arm_and_seed(n)[1] in options.seeds}
+    return found if options.begin is None else {"begin": options.begin} | found
+
+
+def arm_and_seed(name: str) -> tuple[str, str]:
+    """`sampled/drift` and `1` of `sampled/drift-1`; no seed of what was not refined."""
+    arm, _, seed = name.rpartition("-")
+    return (arm, seed) if arm else (name, "")
+
+
+def baseline_of(name: str, names: Sequence[str]) -> str | None:
+    """The matched continuation with the same seed, if it is another one."""
+    arm, seed = arm_and_seed(name)
+    other = f"{BASELINE}-{seed}"
+    return other if arm != BASELINE and other in names else None
+
+
+def lab_of(place: str) -> Lab:
+    """One model and the scorer, in float32."""
+    return build_lab(LabConfig(denoisers={"H": place}, scorer=SCORER, precision="float32"))
+
+
+def plan_of(lab: Lab, num: int, decoding: Decoding | None = None) -> Plan:
+    """Ancestral sampling in so many steps."""
+    return Plan(
+        length=LENGTH,
+        model_schedule=ModelSchedule.constant("H", num),
+        process=lab.denoisers["H"].spec.process,
+        decoding=decoding or Decoding(),
+    )
+
+
+def sampled(lab: Lab, plan: Plan, options: argparse.Namespace) -> Measurement:
+    """A plan on the study's sequences, the same for all models."""
+    blocks = [SeedBlock(SAMPLING_SEED, 0, options.number)]
+    (found,) = evaluate([plan], blocks, lab=lab, store=Store(options.store))
+    return found
+
+
+def described(found: Measurement, lab: Lab, options: argparse.Namespace) -> dict[str, Any]:
+    """Estimates of a plan, and how far its texts are from real ones."""
+    shown = ("gen_ppl", "entropy", "distinct_1", "distinct_2", "distinct_3", "self_bleu")
+    estimates = {n: e.model_dump() for n, e in found.estimates.items() if n in shown}
+    samples = text_features(_scorer(), found.tokens_SL.astype(np.int64))
+    estimates["kernel_distance"] = kernel_distance(samples, _real(options.real)).model_dump()
+    decoding = found.plan.decoding
+    return {
+        "steps": found.plan.num_steps,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "estimates": estimates,
+    }
+
+
+@functools.cache
+def _scorer() -> Network:
+    return loading.load(SCORER)
+
+
+@functools.cache
+def _real(number: int) -> np.ndarray:
+    """Features of held-out windows of the corpus."""
+    return text_features(_scorer(), real_tokens(number))
+
+
+def real_tokens(number: int) -> np.ndarray:
+    """Held-out windows of the corpus, int64."""
+    windows = held_out_windows(
+        load_corpus("embedded"), lab_of("bundled:light-4").tokenizer, split="test", length=LENGTH,
+        num=number, seed=0,
+    )  # fmt: skip
+    return windows.tokens_SL.astype(np.int64)
+
+
+def fluency_of(found: Measurement) -> Fluency:
+    """Columns for comparisons at equal entropy."""
+    return Fluency(found.nll_S, found.scored_tokens_S, found.entropy_S)
+
+
+def paired(one: Measurement, other: Measurement) -> Estimate:
+    """Difference of log Gen-PPL on the same random numbers."""
+    columns = (one.nll_S, one.scored_tokens_S, other.nll_S, other.scored_tokens_S)
+    return bootstrap_statistic(lambda a, b, c, d: a / b - c / d, *columns).estimate()
+
+
+def over_seeds(values: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """By arm: mean over training seeds with Student's interval, from values by name."""
+    by_arm: dict[str, list[float]] = {}
+    for name, value in values.items():
+        by_arm.setdefault(arm_and_seed(name)[0], []).append(value)
+    return {
+        arm: mean_with_interval(np.array(seen)).model_dump() | {"values": seen}
+        for arm, seen in by_arm.items()
+    }
+
+
+def line(one: Mapping[str, Any]) -> str:
+    """The main figures."""
+    names = ("gen_ppl", "entropy", "distinct_3", "self_bleu", "kernel_distance")
+    shown = one["estimates"]
+    return ", ".join(f"{name} {Estimate(**shown[name])}" for name in names if name in shown)
+
+
+def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """A study's figures as JSON."""
+    target = (options.out or REPORTS) / f"{name}.json"
+    facts = {
+        "number": options.number, "sampling_seed": SAMPLING_SEED, "real_windows": options.real,
+        "length": LENGTH, "scorer": SCORER, "precision": "float32",
+    }  # fmt: skip
+    write_atomic(target, json.dumps(facts | {"found": content}, indent=1) + "\n")
+    print(f"wrote {target.name}")
