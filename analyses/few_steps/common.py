@@ -151,7 +151,7 @@ def line(one: Mapping[str, Any]) -> str:
 
 def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) -> None:
     """A study's figures as JSON."""
-    target = (options.out or REPORTS) / f"{name}.json"
+    target = (options.out or REPORTS) / f"{options.name}-{name}.json"
     facts = {
         "number": options.number, "sampling_seed": SAMPLING_SEED, "real_windows": options.real,
         "length": LENGTH, "scorer": SCORER, "precision": "float32",

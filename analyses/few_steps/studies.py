@@ -355,6 +355,7 @@ def main() -> None:
     made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     made.add_argument("study", choices=sorted(STUDIES))
     made.add_argument("--models", type=Path, required=True)
+    made.add_argument("--name", default="masked", help="first part of the names of files written")
     made.add_argument("--begin", help="location of what they began as, to be shown beside them")
     made.add_argument("--only", nargs="+", help="arms")
     made.add_argument("--seeds", nargs="+")

@@ -1,0 +1,99 @@
+"""Draw what the studies found: `figures.py [--out FOLDER]`, where their JSON files are.
+
+`PROCESS-curves.svg`: Gen-PPL against entropy of every arm over temperature, one seed a line.
+`PROCESS-training.svg`: Gen-PPL, entropy and distance from real texts along the refinement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from common import REPORTS, arm_and_seed
+from matplotlib import pyplot as plt
+
+ARMS = {
+    "begin": ("before", "#000000"),
+    "continue": ("matched continuation", "#0072B2"),
+    "reduce": ("step reduction", "#009E73"),
+    "drift": ("TokenDrift", "#D55E00"),
+    "sampled/drift": ("TokenDrift on drawn tokens [O]", "#CC79A7"),
+}
+MEASURES = {"gen_ppl": "Gen-PPL", "entropy": "entropy (nats)", "kernel_distance": "distance"}
+
+
+def curves(found: dict[str, Any], target: Path) -> None:
+    """Two panels, by number of steps."""
+    steps = sorted({points[0]["steps"] for points in found["models"].values()})
+    figure, axes = plt.subplots(1, len(steps), figsize=(4.2 * len(steps), 3.6), sharey=True)
+    for num, panel in zip(steps, axes, strict=True):
+        seen = set()
+        for label, points in found["models"].items():
+            name, rest = label.split(", ", 1)
+            if rest != f"{num} steps, by temperature":
+                continue
+            arm = arm_and_seed(name)[0]
+            words, colour = ARMS[arm]
+            x = [point["estimates"]["entropy"]["value"] for point in points]
+            y = [point["estimates"]["gen_ppl"]["value"] for point in points]
+            panel.plot(x, y, "o-", color=colour, markersize=3, linewidth=1,
+                       label=None if arm in seen else words)  # fmt: skip
+            panel.plot(x[:1], y[:1], "s", color=colour, markersize=6)
+            seen.add(arm)
+        panel.set_title(f"{num} steps; squares: temperature 1", fontsize=9)
+        panel.set_xlabel("entropy (nats)")
+        panel.set_yscale("log")
+    axes[0].set_ylabel("Gen-PPL")
+    axes[0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
+def training(found: dict[str, Any], target: Path) -> None:
+    """Three panels at 4 steps, against optimiser steps."""
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(10, 3.2))
+    seen = set()
+    lines: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for label, one in found.items():
+        if one["steps"] == 4:
+            name, _, done = label.split(", ")[0].partition(" after ")
+            lines.setdefault(name, []).append((int(done), one["estimates"]))
+    for name, points in lines.items():
+        arm = arm_and_seed(name)[0]
+        words, colour = ARMS[arm]
+        for panel, what in zip(axes, MEASURES, strict=True):
+            panel.plot([x for x, _ in points], [y[what]["value"] for _, y in points], "o-",
+                       color=colour, markersize=3, linewidth=1,
+                       label=None if arm in seen else words)  # fmt: skip
+        seen.add(arm)
+    for panel, (what, words) in zip(axes, MEASURES.items(), strict=True):
+        panel.set_xlabel("optimiser steps")
+        panel.set_ylabel(f"{words}, 4 steps")
+        if what != "entropy":
+            panel.set_yscale("log")
+    axes[0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(target, metadata={"Date": None})
+
+
+def main() -> None:
+    """Draw what is there."""
+    made = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    made.add_argument("--out", type=Path, default=REPORTS)
+    folder = made.parse_args().out
+    plt.rcParams["svg.hashsalt"] = "few_steps"  # the same file every time
+    for process in ("masked", "uniform"):
+        for name, draw in (("matched", curves), ("curve", training)):
+            file = folder / f"{process}-{name}.json"
+            if file.exists():
+                words = "curves" if name == "matched" else "training"
+                draw(json.loads(file.read_text())["found"], folder / f"{process}-{words}.svg")
+
+
+if __name__ == "__main__":
+    main()
