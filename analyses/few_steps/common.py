@@ -149,6 +149,12 @@ def line(one: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {Estimate(**shown[name])}" for name in names if name in shown)
 
 
+def found_before(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a study has written already."""
+    target = (options.out or REPORTS) / f"{options.name}-{name}.json"
+    return json.loads(target.read_text())["found"] if target.exists() else {}
+
+
 def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) -> None:
     """A study's figures as JSON."""
     target = (options.out or REPORTS) / f"{options.name}-{name}.json"

@@ -3,7 +3,7 @@
     python analyses/few_steps/studies.py STUDY --models FOLDER [--number N] [--out FOLDER]
 
 `curve`       train a job's runs in stretches (`--job`), with the figures below after each
-`ablation`    train variants of a job (`--job`), to be measured by the next two
+`ablation`    train variants of a job (`--job`), to be measured by the next
 `steps`       Gen-PPL, entropy, diversity and distance from real texts by number of steps
 `matched`     the same at equal entropy: every arm over temperature and over top-p
 `gap`         soft and drawn predictions against real texts, as the frozen network sees them
@@ -61,28 +61,32 @@ ABLATION: dict[str, dict[str, Any]] = {
 
 
 def curve(options: argparse.Namespace) -> None:
-    """Every run of a job, measured every so many optimiser steps: does it still improve?"""
-    job = read_train_job(options.job)
+    """Every run of a job, measured every so many optimiser steps: does it still improve? Stopped,
+    it goes on; other jobs of the same models are added to what is there."""
+    subfolder, _, path = options.job.rpartition("=")
+    job = read_train_job(path)
     assert isinstance(job, RefineJob), "a job of kind refine"
-    found: dict[str, Any] = {}
-    for name, run in job.runs.items():
-        folder, last = options.models / (name or "drift-1"), run.optimization.num_steps
+    found: dict[str, Any] = common.found_before("curve", options)
+    for run_name, run in job.runs.items():
+        folder, last = options.models / subfolder / run_name, run.optimization.num_steps
+        name = str(folder.relative_to(options.models))
         for stop in range(options.every, last + options.every, options.every):
             done = min(stop, last)
+            labels = {num: f"{name} after {done}, {num} steps" for num in options.steps}
+            if all(label in found for label in labels.values()):
+                continue
             loss = train(run, folder, stop_after=done)
             lab = lab_of(str(folder))
-            for num in options.steps:
+            for num, label in labels.items():
                 one = described(sampled(lab, plan_of(lab, num), options), lab, options)
-                found[f"{name} after {done}, {num} steps"] = one | {"held_out": loss.model_dump()}
-                print(
-                    f"{name} after {done}, {num} steps: held out {loss}, {line(one)}", flush=True
-                )
-    common.write("curve", found, options)
+                found[label] = one | {"held_out": loss.model_dump()}
+                print(f"{label}: held out {loss}, {line(one)}", flush=True)
+            common.write("curve", found, options)
 
 
 def ablation(options: argparse.Namespace) -> None:
-    """Train a job with one thing of the drift changed at a time, a folder each; `steps` and
-    `matched` then measure them."""
+    """Train a job with one thing of the drift changed at a time, a folder each; `steps` then
+    measures them."""
     job = read_train_job(options.job)
     assert isinstance(job, RefineJob), "a job of kind refine"
     for name, changes in ABLATION.items():
@@ -360,7 +364,7 @@ def main() -> None:
     made.add_argument("--only", nargs="+", help="arms")
     made.add_argument("--seeds", nargs="+")
     made.add_argument("--light", default="bundled:light-4")
-    made.add_argument("--job", type=Path, help="of `curve`: what to train")
+    made.add_argument("--job", help="what to train; of `curve` SUBFOLDER=JOB too")
     made.add_argument("--every", type=int, default=100, help="of `curve`: optimiser steps")
     made.add_argument("--trials", type=int, default=40, help="of `search`: proposals per arm")
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
