@@ -43,7 +43,7 @@ from schedlab.results.policy_file import PolicyFile
 from schedlab.training import read_train_job, train
 from schedlab.training.job import RefineJob
 
-TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TOP_PS = (0.95, 0.9, 0.8, 0.7)
 LEVELS = (1.0, 0.9, 0.75, 0.5, 0.25)
 ABLATION: dict[str, dict[str, Any]] = {
@@ -51,12 +51,10 @@ ABLATION: dict[str, dict[str, Any]] = {
     "hard": {"lift": "hard"},
     "sampled": {"lift": "sampled"},
     "logits": {"features": "logits"},
-    "base": {"base_weight": 1.0},
-    "base-heavy": {"base_weight": 30.0},
+    "base": {"base_weight": 3.0},  # gradients of both are then about as long
     "attracting": {"repulsion": 0.5},
     "repelling": {"attraction": 0.5},
     "wide": {"taus": [0.2, 0.5, 2.0]},
-    "one-batch": {"queue": 0},
 }
 
 
@@ -284,6 +282,7 @@ def _job(denoisers: dict[str, str], options: argparse.Namespace, analyze: dict[s
                 "length": common.LENGTH, "num_steps": options.steps[-1], "process": spec.process,
             },
             "analyze": analyze,
+            "search": {"num_segments": 1, "num_light": 1},  # nothing is searched
         }
     )  # fmt: skip
 
@@ -294,7 +293,7 @@ def search(options: argparse.Namespace) -> None:
     and the entropy band."""
     names = common.names_of(options)
     reference = next(name for name in names if arm_and_seed(name)[0] == common.BASELINE)
-    roles = {name: f"A{number}" for number, name in enumerate(names)}
+    roles = {name: f"R{chr(ord('a') + number)}" for number, name in enumerate(names)}
     denoisers = {roles[name]: place for name, place in names.items()} | {"L": options.light}
     found: dict[str, Any] = {}
     for name in names:
@@ -312,8 +311,8 @@ def search(options: argparse.Namespace) -> None:
                 },
                 "policies": {
                     "quality": "gen_ppl", "cost": "flops_total", "names": ["ancestral"],
-                    "tuned": ["ancestral"], "temperatures": [1.0, 0.9, 0.8, 0.7],
-                    "top_ps": [1.0, 0.9], "points": 4, "schedules": [[roles[name]]],
+                    "tuned": ["ancestral"], "temperatures": [1.0, 0.9, 0.8],
+                    "top_ps": [1.0, 0.9], "points": 3, "schedules": [[roles[name]]],
                     "grid_points": 4, "schedule_parts": 2, "roles": [roles[name], "L"],
                     "trials": options.trials,
                 },
@@ -325,10 +324,11 @@ def search(options: argparse.Namespace) -> None:
         rows = []
         for fresh in file.fresh:
             row = file.row(fresh.digest)
+            plan = row.plan
             rows.append({
-                "steps": row.plan.num_steps, "schedule": row.curve.schedule,
-                "tuned": row.curve.tuned, "temperature": row.curve.temperature,
-                "top_p": row.curve.top_p, "time_grid": row.plan.time_grid,
+                "steps": plan.num_steps, "schedule": str(plan.model_schedule),
+                "tuned": row.curve.tuned, "temperature": plan.decoding.temperature,
+                "top_p": plan.decoding.top_p, "time_grid": plan.time_grid,
                 "loss": fresh.loss.model_dump(), "cost": fresh.cost.model_dump(),
                 "entropy": fresh.estimates["entropy"].model_dump(),
                 "in_entropy_band": fresh.in_entropy_band,
@@ -366,7 +366,7 @@ def main() -> None:
     made.add_argument("--light", default="bundled:light-4")
     made.add_argument("--job", help="what to train; of `curve` SUBFOLDER=JOB too")
     made.add_argument("--every", type=int, default=100, help="of `curve`: optimiser steps")
-    made.add_argument("--trials", type=int, default=40, help="of `search`: proposals per arm")
+    made.add_argument("--trials", type=int, default=30, help="of `search`: proposals per arm")
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])
     made.add_argument("--number", type=int, default=256, help="sequences")
     made.add_argument("--real", type=int, default=512, help="held-out windows for the distance")
