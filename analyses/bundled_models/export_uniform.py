@@ -27,11 +27,12 @@ NAMES = ("uniform", "uniform-light")
 def main(runs: str, models: str | None = None) -> None:
     """Measure and copy."""
     tokens_SL, fingerprint = test_windows()
-    losses, results = {}, {}
-    for name in NAMES:
-        card = finished_card(Path(runs) / name)
+    cards = {name: finished_card(Path(runs) / name) for name in NAMES}
+    for name, card in cards.items():
         if card["corpus_fingerprint"] != fingerprint:
             raise InputError(f"{name}: was trained on other text; use the versions in its card")
+    losses, results = {}, {}
+    for name, card in cards.items():
         model = loading.load(Path(runs) / name)
         losses[name], cross_entropy_S = held_out_losses(model, tokens_SL, levels=LEVELS, seed=SEED)
         bound = mean_with_interval(losses[name])

@@ -18,6 +18,7 @@ import numpy as np
 
 from schedlab.denoisers import checkpoint, loading
 from schedlab.denoisers.network import Network
+from schedlab.errors import InputError
 from schedlab.evaluation.evaluate import evaluate
 from schedlab.evaluation.lab import Lab, build_lab
 from schedlab.files import write_atomic
@@ -38,15 +39,20 @@ BASELINE = "continue"
 
 
 def names_of(options: argparse.Namespace) -> dict[str, str]:
-    """Locations of what the models began as, and of all models, by name."""
-    cards = sorted(options.models.rglob(checkpoint.CARD_FILE))
-    found = {str(card.parent.relative_to(options.models)): str(card.parent) for card in cards}
-    if options.only:
-        found = {
-            name: place for name, place in found.items() if arm_and_seed(name)[0] in options.only
-        }
-    if options.seeds:
-        found = {n: place for n, place in found.items() if arm_and_seed(n)[1] in options.seeds}
+    """Locations of what the models began as, and of all finished models, by name."""
+    found: dict[str, str] = {}
+    for card in sorted(options.models.rglob(checkpoint.CARD_FILE)):
+        name = str(card.parent.relative_to(options.models))
+        arm, seed = arm_and_seed(name)
+        if arm in (options.only or [arm]) and seed in (options.seeds or [seed]):
+            done, planned = (
+                checkpoint.read_card(card.parent)[key] for key in ("steps", "planned_steps")
+            )
+            if done < planned:
+                raise InputError(
+                    f"{card.parent}: {done} of {planned} steps are done; train it first"
+                )
+            found[name] = str(card.parent)
     return found if options.begin is None else {"begin": options.begin} | found
 
 
@@ -57,10 +63,14 @@ def arm_and_seed(name: str) -> tuple[str, str]:
 
 
 def baseline_of(name: str, names: Sequence[str]) -> str | None:
-    """The matched continuation with the same seed, if it is another one."""
+    """The matched continuation with the same seed, if it is another one: that of the arm's own
+    folder, where it was trained for other steps, else the one above."""
     arm, seed = arm_and_seed(name)
-    other = f"{BASELINE}-{seed}"
-    return other if arm != BASELINE and other in names else None
+    folder = arm.rpartition("/")[0]
+    for other in (f"{folder}/{BASELINE}-{seed}", f"{BASELINE}-{seed}"):
+        if arm.rpartition("/")[2] != BASELINE and other in names:
+            return other
+    return None
 
 
 def lab_of(place: str) -> Lab:
@@ -131,15 +141,20 @@ def paired(one: Measurement, other: Measurement) -> Estimate:
     return bootstrap_statistic(lambda a, b, c, d: a / b - c / d, *columns).estimate()
 
 
-def over_seeds(values: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """By arm: mean over training seeds with Student's interval, from values by name."""
-    by_arm: dict[str, list[float]] = {}
+def over_seeds(values: Mapping[str, float | None]) -> dict[str, dict[str, Any]]:
+    """By arm: mean over training seeds with Student's interval, from values by name; no interval
+    of a single seed. All seeds are measured on the same sequences, so intervals are of training.
+    None is a seed without a value, which is counted."""
+    by_arm: dict[str, list[float | None]] = {}
     for name, value in values.items():
         by_arm.setdefault(arm_and_seed(name)[0], []).append(value)
-    return {
-        arm: mean_with_interval(np.array(seen)).model_dump() | {"values": seen}
-        for arm, seen in by_arm.items()
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for arm, seen in by_arm.items():
+        own = [value for value in seen if value is not None]
+        found[arm] = {"values": seen, "seeds": len(seen), "with_value": len(own)}
+        if len(own) > 1:
+            found[arm] |= mean_with_interval(np.array(own)).model_dump()
+    return found
 
 
 def line(one: Mapping[str, Any]) -> str:
@@ -149,18 +164,33 @@ def line(one: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {Estimate(**shown[name])}" for name in names if name in shown)
 
 
+def facts_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What all figures of a file share."""
+    return {
+        "number": options.number, "sampling_seed": SAMPLING_SEED, "real_windows": options.real,
+        "length": LENGTH, "scorer": SCORER, "precision": "float32",
+    }  # fmt: skip
+
+
+def file_of(name: str, options: argparse.Namespace) -> Path:
+    """Where a study writes."""
+    return (options.out or REPORTS) / f"{options.name}-{name}.json"
+
+
 def found_before(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """What a study has written already."""
-    target = (options.out or REPORTS) / f"{options.name}-{name}.json"
-    return json.loads(target.read_text())["found"] if target.exists() else {}
+    """What a study has written already, at the same settings."""
+    target = file_of(name, options)
+    if not target.exists():
+        return {}
+    content = json.loads(target.read_text())
+    if any(content[key] != value for key, value in facts_of(options).items()):
+        raise InputError(f"{target}: holds figures at other settings; choose another --out")
+    found: dict[str, Any] = content["found"]
+    return found
 
 
 def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) -> None:
     """A study's figures as JSON."""
-    target = (options.out or REPORTS) / f"{options.name}-{name}.json"
-    facts = {
-        "number": options.number, "sampling_seed": SAMPLING_SEED, "real_windows": options.real,
-        "length": LENGTH, "scorer": SCORER, "precision": "float32",
-    }  # fmt: skip
-    write_atomic(target, json.dumps(facts | {"found": content}, indent=1) + "\n")
+    target = file_of(name, options)
+    write_atomic(target, json.dumps(facts_of(options) | {"found": content}, indent=1) + "\n")
     print(f"wrote {target.name}")

@@ -23,6 +23,7 @@ ARMS = {
     "reduce": ("step reduction", "#009E73"),
     "drift": ("TokenDrift", "#D55E00"),
     "sampled/drift": ("TokenDrift on drawn tokens [O]", "#CC79A7"),
+    "wide/drift": ("TokenDrift, wide, 100 steps [O]", "#E69F00"),
 }
 MEASURES = {"gen_ppl": "Gen-PPL", "entropy": "entropy (nats)", "kernel_distance": "distance"}
 
@@ -30,14 +31,16 @@ MEASURES = {"gen_ppl": "Gen-PPL", "entropy": "entropy (nats)", "kernel_distance"
 def curves(found: dict[str, Any], target: Path) -> None:
     """Two panels, by number of steps."""
     steps = sorted({points[0]["steps"] for points in found["models"].values()})
-    figure, axes = plt.subplots(1, len(steps), figsize=(4.2 * len(steps), 3.6), sharey=True)
+    size = (4.2 * len(steps), 3.6)
+    figure, grid = plt.subplots(1, len(steps), figsize=size, sharey=True, squeeze=False)
+    axes = grid[0]
     for num, panel in zip(steps, axes, strict=True):
         seen = set()
         for label, points in found["models"].items():
             name, rest = label.split(", ", 1)
-            if rest != f"{num} steps, by temperature":
-                continue
             arm = arm_and_seed(name)[0]
+            if rest != f"{num} steps, by temperature" or arm not in ARMS:
+                continue
             words, colour = ARMS[arm]
             x = [point["estimates"]["entropy"]["value"] for point in points]
             y = [point["estimates"]["gen_ppl"]["value"] for point in points]
@@ -63,8 +66,10 @@ def training(found: dict[str, Any], target: Path) -> None:
         if one["steps"] == 4:
             name, _, done = label.split(", ")[0].partition(" after ")
             lines.setdefault(name, []).append((int(done), one["estimates"]))
-    for name, points in lines.items():
-        arm = arm_and_seed(name)[0]
+    for name, unsorted in lines.items():
+        arm, points = arm_and_seed(name)[0], sorted(unsorted, key=lambda point: point[0])
+        if arm not in ARMS:
+            continue
         words, colour = ARMS[arm]
         for panel, what in zip(axes, MEASURES, strict=True):
             panel.plot([x for x, _ in points], [y[what]["value"] for _, y in points], "o-",

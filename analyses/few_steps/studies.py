@@ -27,9 +27,10 @@ import torch.nn.functional as F
 from common import arm_and_seed, baseline_of, described, lab_of, line, over_seeds, plan_of, sampled
 
 from schedlab.allocator import keep_freed_memory
-from schedlab.denoisers import loading
+from schedlab.denoisers import checkpoint, loading
 from schedlab.denoisers.base import SoftDenoiser, features_at
 from schedlab.denoisers.network import Network
+from schedlab.errors import InputError
 from schedlab.job import Job, parse_job
 from schedlab.metrics.feature_distance import kernel_distance
 from schedlab.metrics.matched_entropy import log_ppl_gap
@@ -37,11 +38,13 @@ from schedlab.pipeline import run_analyze, run_search
 from schedlab.plan import Decoding
 from schedlab.processes import UniformProcess
 from schedlab.processes.noise_schedule import log_linear
-from schedlab.results import Measurement
+from schedlab.results import Estimate, Measurement
 from schedlab.results.importance_file import ImportanceFile
 from schedlab.results.policy_file import PolicyFile
 from schedlab.training import read_train_job, train
+from schedlab.training.drift_objective import drawn, pooled_features, posterior
 from schedlab.training.job import RefineJob
+from schedlab.training.objectives import log_predictions
 
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 TOP_PS = (0.95, 0.9, 0.8, 0.7)
@@ -63,7 +66,8 @@ def curve(options: argparse.Namespace) -> None:
     it goes on; other jobs of the same models are added to what is there."""
     subfolder, _, path = options.job.rpartition("=")
     job = read_train_job(path)
-    assert isinstance(job, RefineJob), "a job of kind refine"
+    if not isinstance(job, RefineJob):
+        raise InputError(f"{options.job}: must be a job of kind 'refine'")
     found: dict[str, Any] = common.found_before("curve", options)
     for run_name, run in job.runs.items():
         folder, last = options.models / subfolder / run_name, run.optimization.num_steps
@@ -74,6 +78,11 @@ def curve(options: argparse.Namespace) -> None:
             if all(label in found for label in labels.values()):
                 continue
             loss = train(run, folder, stop_after=done)
+            if (steps_done := checkpoint.read_card(folder)["steps"]) != done:
+                raise InputError(
+                    f"{folder}: {steps_done} steps are done, too many to measure it after {done};"
+                    " delete it to train it anew"
+                )
             lab = lab_of(str(folder))
             for num, label in labels.items():
                 one = described(sampled(lab, plan_of(lab, num), options), lab, options)
@@ -86,7 +95,8 @@ def ablation(options: argparse.Namespace) -> None:
     """Train a job with one thing of the drift changed at a time, a folder each; `steps` then
     measures them."""
     job = read_train_job(options.job)
-    assert isinstance(job, RefineJob), "a job of kind refine"
+    if not isinstance(job, RefineJob):
+        raise InputError(f"{options.job}: must be a job of kind 'refine'")
     for name, changes in ABLATION.items():
         drift = job.refine.drift.model_copy(update=changes)
         refine = job.refine.model_copy(update={"arms": ["drift"], "drift": drift})
@@ -108,7 +118,7 @@ def steps(options: argparse.Namespace) -> None:
             print(f"{name}, {num} steps: {line(models[f'{name}, {num} steps'])}", flush=True)
     gaps, by_arm = {}, {}
     for num in options.steps:
-        own: dict[str, float] = {}
+        own: dict[str, float | None] = {}
         for name in names:
             if (other := baseline_of(name, list(names))) is not None:
                 gap = common.paired(measured[name, num], measured[other, num])
@@ -150,7 +160,7 @@ def matched(options: argparse.Namespace) -> None:
     for num in options.steps:
         for what in ("temperature", "top_p"):
             for turned in (False, True):
-                own: dict[str, float] = {}
+                own: dict[str, float | None] = {}
                 for name in names:
                     if (other := baseline_of(name, list(names))) is None:
                         continue
@@ -162,8 +172,7 @@ def matched(options: argparse.Namespace) -> None:
                     )
                     label = f"{one} at 1 minus {two} by {what}, {num} steps"
                     gaps[label] = None if gap is None else gap.model_dump()
-                    if gap is not None:
-                        own[name] = -gap.value if turned else gap.value
+                    own[name] = None if gap is None else gap.value * (-1 if turned else 1)
                     print(f"{label}, at equal entropy: log Gen-PPL {gap}", flush=True)
                 side = "its own" if turned else "the continuation's"
                 by_arm[f"by {side} {what}, {num} steps"] = over_seeds(own)
@@ -186,26 +195,22 @@ def gap(options: argparse.Namespace) -> None:
             generator = torch.Generator().manual_seed(common.SAMPLING_SEED)
             z_BL, predicted_BL = _noised(model, x_BL, t, generator)
             level_B = torch.full((len(z_BL),), t) if model.spec.time_input != "none" else None
-            logits_BLV = model.logits(features_at(model, z_BL, level_B)).float()
-            if model.spec.mask_id is not None:
-                logits_BLV[..., model.spec.mask_id] = -torch.inf
-            p_BLV = logits_BLV.softmax(-1)
-            soft_BLD = p_BLV @ begin.token_embeddings  # type: ignore[operator]
-            drawn_BL = torch.multinomial(p_BLV.flatten(0, 1), 1, generator=generator).view(
-                z_BL.shape
-            )
-            kept_BLD = _embedded(begin, z_BL)
-            soft = torch.where(predicted_BL[..., None], soft_BLD, kept_BLD)
-            drawn = _embedded(begin, torch.where(predicted_BL, drawn_BL, z_BL))
-            entropy_BL = torch.special.entr(p_BLV).sum(-1)
-            one = {
-                "soft": kernel_distance(_pooled(begin, soft), real_features).model_dump(),
-                "drawn": kernel_distance(_pooled(begin, drawn), real_features).model_dump(),
-                "entropy_of_predictions": float(entropy_BL[predicted_BL].mean()),
-                "cross_entropy": float(
-                    F.cross_entropy(logits_BLV[predicted_BL], x_BL[predicted_BL])
-                ),
+            read_NF = features_at(model, z_BL, level_B)[predicted_BL]
+            log_p_NV = log_predictions(model, read_NF)
+            t_N = torch.full((len(read_NF),), t)
+            p_NV = posterior(model, log_p_NV, z_BL[predicted_BL], t_N)
+            assert isinstance(begin, SoftDenoiser)
+            soft_ND = log_p_NV.exp() @ begin.token_embeddings
+            soft_BLD = _embedded(begin, z_BL).masked_scatter(predicted_BL[..., None], soft_ND)
+            u_N = torch.rand(len(p_NV), generator=generator, dtype=torch.float64)
+            drawn_BL = z_BL.masked_scatter(predicted_BL, drawn(p_NV, u_N))
+            features = {"soft": soft_BLD, "drawn": _embedded(begin, drawn_BL)}
+            one: dict[str, Any] = {
+                what: kernel_distance(_pooled(begin, e_BLD), real_features).model_dump()
+                for what, e_BLD in features.items()
             }
+            one["entropy_of_predictions"] = float(torch.special.entr(p_NV).sum(-1).mean())
+            one["cross_entropy"] = float(F.nll_loss(p_NV.log(), x_BL[predicted_BL]))
             found[f"{name}, t = {t:g}"] = one
             print(
                 f"{name}, t = {t:g}: soft {one['soft']['value']:.3f}, drawn"
@@ -237,11 +242,7 @@ def _embedded(begin: Network, x_BL: torch.Tensor) -> torch.Tensor:
 
 def _pooled(begin: Network, e_BLD: torch.Tensor) -> np.ndarray:
     """Features of the drift, float64 (B, F)."""
-    assert isinstance(begin, SoftDenoiser)
-    clean_B = torch.zeros(len(e_BLD)) if begin.spec.time_input != "none" else None
-    outputs = begin.block_outputs(e_BLD, clean_B)
-    pooled_BF = torch.cat([one.mean(1) for one in outputs[-2:]], dim=-1)
-    return F.normalize(pooled_BF.float(), dim=-1).double().numpy()
+    return pooled_features(begin, e_BLD).double().numpy()
 
 
 def importance(options: argparse.Namespace) -> None:
@@ -255,10 +256,10 @@ def importance(options: argparse.Namespace) -> None:
         ):
             if heavy == light:
                 continue
-            folder = options.store / "importance" / label.replace("/", "-").replace(" ", "-")
-            run_analyze(
-                _job({"H": heavy, "L": light}, options, {"num_windows": options.number}), folder
-            )
+            folder = folder_of("importance", label, options)
+            nothing = {"num_segments": 1, "num_light": 1}
+            tables = {"analyze": {"num_windows": options.number}, "search": nothing}
+            run_analyze(_job({"H": heavy, "L": light}, options, tables), folder)
             file = ImportanceFile.read(folder / "importance.json")
             (forward,) = [one for one in file.step_scores if one.states == "forward"]
             (own,) = [one for one in file.step_scores if one.states == "heavy_sampler"]
@@ -272,8 +273,16 @@ def importance(options: argparse.Namespace) -> None:
     common.write("importance", found, options)
 
 
-def _job(denoisers: dict[str, str], options: argparse.Namespace, analyze: dict[str, Any]) -> Job:
-    spec = loading.load(next(iter(denoisers.values()))).spec
+def folder_of(study: str, label: str, options: argparse.Namespace) -> Path:
+    """A run folder of its own for every setting."""
+    settings = f"{options.name} {label} T{options.steps[-1]} n{options.number}"
+    return options.store / study / settings.replace("/", "-").replace(" ", "-")
+
+
+def _job(
+    denoisers: dict[str, str], options: argparse.Namespace, tables: dict[str, dict[str, Any]]
+) -> Job:
+    spec = loading.load(denoisers["H"]).spec
     return parse_job(
         {
             "job": {"name": "few-steps", "seed": common.SAMPLING_SEED},
@@ -281,44 +290,28 @@ def _job(denoisers: dict[str, str], options: argparse.Namespace, analyze: dict[s
             "plan": {
                 "length": common.LENGTH, "num_steps": options.steps[-1], "process": spec.process,
             },
-            "analyze": analyze,
-            "search": {"num_segments": 1, "num_light": 1},  # nothing is searched
+            **tables,
         }
     )  # fmt: skip
 
 
 def search(options: argparse.Namespace) -> None:
-    """Ancestral sampling tuned for every arm: its steps, temperature, top-p, time grid, and when
-    the light denoiser may run, all against the continuation's plain sampling, which sets cost 1
-    and the entropy band."""
-    names = common.names_of(options)
-    reference = next(name for name in names if arm_and_seed(name)[0] == common.BASELINE)
-    roles = {name: f"R{chr(ord('a') + number)}" for number, name in enumerate(names)}
-    denoisers = {roles[name]: place for name, place in names.items()} | {"L": options.light}
+    """Ancestral sampling tuned for every arm by itself: its steps, temperature, top-p, time grid,
+    and when the light denoiser may run. Then the lowest Gen-PPL by cost on fresh sequences, at
+    entropies within the band around the continuation's plain sampling. Cost 1 is the most steps,
+    the arm at every one: the same for all, as all have the same sizes."""
     found: dict[str, Any] = {}
-    for name in names:
-        job = parse_job(
-            {
-                "job": {"name": "few-steps", "seed": common.SAMPLING_SEED},
-                "lab": {"denoisers": denoisers, "scorer": common.SCORER, "precision": "float32"},
-                "plan": {
-                    "length": common.LENGTH, "num_steps": options.steps[-1],
-                    "heavy": roles[reference], "light": "L",
-                    "process": loading.load(names[name]).spec.process,
-                },
-                "search": {
-                    "num_sequences": options.number, "fresh_sequences": 3 * options.number,
-                },
-                "policies": {
-                    "quality": "gen_ppl", "cost": "flops_total", "names": ["ancestral"],
-                    "tuned": ["ancestral"], "temperatures": [1.0, 0.9, 0.8],
-                    "top_ps": [1.0, 0.9], "points": 3, "schedules": [[roles[name]]],
-                    "grid_points": 4, "schedule_parts": 2, "roles": [roles[name], "L"],
-                    "trials": options.trials,
-                },
-            }
-        )  # fmt: skip
-        folder = options.store / "search" / name.replace("/", "-")
+    for name, place in common.names_of(options).items():
+        job = _job({"H": place, "L": options.light}, options, {
+            "search": {"num_sequences": options.number, "fresh_sequences": 3 * options.number},
+            "policies": {
+                "quality": "gen_ppl", "cost": "flops_total", "names": ["ancestral"],
+                "tuned": ["ancestral"], "temperatures": [1.0, 0.9, 0.8], "top_ps": [1.0, 0.9],
+                "points": 3, "grid_points": 4, "schedule_parts": 2, "roles": ["H", "L"],
+                "trials": options.trials,
+            },
+        })  # fmt: skip
+        folder = folder_of("search", f"{name} {options.trials}", options)
         run_search(job, folder)
         file = PolicyFile.read(folder / "policies.json")
         rows = []
@@ -331,16 +324,29 @@ def search(options: argparse.Namespace) -> None:
                 "top_p": plan.decoding.top_p, "time_grid": plan.time_grid,
                 "loss": fresh.loss.model_dump(), "cost": fresh.cost.model_dump(),
                 "entropy": fresh.estimates["entropy"].model_dump(),
-                "in_entropy_band": fresh.in_entropy_band,
             })  # fmt: skip
-        found[name] = {
-            "entropy_band": file.setting.entropy_band,
-            "hypervolumes": {one.family: one.hypervolume.model_dump() for one in file.families},
-            "rows": rows,
-        }
-        for one in file.families:
-            print(f"{name}, {one.family}: hypervolume {one.hypervolume}", flush=True)
-    common.write("search", found, options)
+        found[name] = {"entropy_band": file.setting.entropy_band, "rows": rows}
+    # All arms are judged within one band: that of the plain sampling of a continuation.
+    judges = [one for name, one in found.items() if arm_and_seed(name)[0] == common.BASELINE]
+    if not judges:
+        raise InputError(f"search needs a model of the arm {common.BASELINE!r} to be judged by")
+    band = judges[0]["entropy_band"]
+    for name, one in found.items():
+        inside = [r for r in one["rows"] if band[0] <= r["entropy"]["value"] <= band[1]]
+        one["best"] = {}
+        for budget in (0.125, 0.25, 0.5, 1.0):
+            within = [r for r in inside if r["cost"]["value"] <= budget + 1e-9]
+            if within:
+                best = min(within, key=lambda r: r["loss"]["value"])
+                one["best"][f"{budget:g}"] = best
+                ppl = Estimate(**best["loss"])
+                print(
+                    f"{name}, cost at most {budget:g}: log Gen-PPL {ppl}, entropy"
+                    f" {best['entropy']['value']:.3f}, {best['steps']} steps, {best['schedule']},"
+                    f" temperature {best['temperature']:g}, top-p {best['top_p']:g}",
+                    flush=True,
+                )
+    common.write("search", {"band": band, "arms": found}, options)
 
 
 STUDIES: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -373,9 +379,15 @@ def main() -> None:
     made.add_argument("--store", type=Path, default=Path("runs/few_steps"))
     made.add_argument("--out", type=Path, help="reports/few_steps by default")
     options = made.parse_args()
+    needed = {"curve": "job", "ablation": "job", "gap": "begin", "importance": "begin"}
+    if (missing := needed.get(options.study)) and getattr(options, missing) is None:
+        made.error(f"{options.study} needs --{missing}")
     keep_freed_memory()
     torch.set_num_threads(1)
-    STUDIES[options.study](options)
+    try:
+        STUDIES[options.study](options)
+    except InputError as error:
+        made.error(str(error))
 
 
 if __name__ == "__main__":

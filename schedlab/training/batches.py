@@ -76,31 +76,42 @@ def masked_batch(
     over the batch (MDLM's low-discrepancy sampler): one in each of B equal parts. The first
     `given` positions are never masked and count for nothing.
 
-    With `grid_steps` N levels are rounded up to k / N; the loss estimates the NELBO of N steps:
-    a masked token is revealed in step k with probability 1 / k.
+    With `grid_steps` N levels from 0 on are rounded up to k / N, and the loss estimates the NELBO
+    of N steps: a masked token is revealed in step k with probability 1 / k.
     """
     B, L = tokens_BL.shape
     rng = np.random.default_rng([seed, _NOISE, step])
+    smallest_t = smallest_t if grid_steps is None else 0.0
     t_B = smallest_t + (largest_t - smallest_t) * (np.arange(B) + rng.random()) / B
     t_B = rounded_up(t_B, grid_steps)
-    return mask_at_levels(tokens_BL, t_B, rng.random((B, L)), mask_id=mask_id, given=given)
+    return mask_at_levels(
+        tokens_BL, t_B, rng.random((B, L)), mask_id=mask_id, given=given, grid_steps=grid_steps
+    )
 
 
 def rounded_up(t: np.ndarray, grid_steps: int | None) -> np.ndarray:
-    """To k / N, k = 1 ... N, where there is such a grid."""
+    """Levels of any shape in [0, 1] to k / N, k = 1 ... N, where there is such a grid."""
     return t if grid_steps is None else np.maximum(np.ceil(t * grid_steps), 1.0) / grid_steps
 
 
 def mask_at_levels(
-    tokens_BL: np.ndarray, t_B: np.ndarray, u_BL: np.ndarray, *, mask_id: int, given: int = 0
+    tokens_BL: np.ndarray,
+    t_B: np.ndarray,
+    u_BL: np.ndarray,
+    *,
+    mask_id: int,
+    given: int = 0,
+    grid_steps: int | None = None,
 ) -> Batch:
-    """Mask position i of row b where u < t_b and i >= given."""
+    """Mask position i of row b where u < t_b and i >= given; `grid_steps` says how many positions
+    that are on average."""
     B, L = tokens_BL.shape
     masked_BL = u_BL < t_B[:, None]
     masked_BL[:, :given] = False
     read = np.flatnonzero(masked_BL)
     free = L - given
-    size = _padded_size(B, free) if len(read) <= _padded_size(B, free) else B * free
+    usual = _padded_size(B, free, grid_steps)
+    size = usual if len(read) <= usual else B * free
     read_N = np.zeros(size, dtype=np.int64)
     read_N[: len(read)] = read
     weight_N = np.zeros(size, dtype=np.float32)
@@ -114,14 +125,17 @@ def mask_at_levels(
     )
 
 
-def _padded_size(B: int, L: int) -> int:
+def _padded_size(B: int, L: int, grid_steps: int | None = None) -> int:
     """A number of read positions that stratified levels exceed once in 10^8 batches.
 
     Constant shapes keep a compiled network compiled; a batch above it reads all positions. Masked
     positions number B L / 2 on average with a variance of at most B L / 6, plus up to L / 2 from
-    the common shift of the levels.
+    the common shift of the levels. Rounding levels up to a grid of N adds B L / (2 N), and up to
+    a row's share at every of its N levels.
     """
     likely = B * L / 2 + 6 * math.sqrt(B * L / 6) + L / 2
+    if grid_steps is not None:
+        likely += B * L / (2 * grid_steps) + L / 2
     return min(B * L, 64 * math.ceil(likely / 64))
 
 
@@ -134,7 +148,7 @@ def next_token_batch(tokens_BL: np.ndarray) -> Batch:
     return Batch(tokens_BL, t_B, read_N, tokens_BL[:, 1:].reshape(-1), weight_N)
 
 
-def share_of(batch: Batch, *, rank: int, world_size: int) -> Batch:
+def share_of(batch: Batch, *, rank: int, world_size: int, grid_steps: int | None = None) -> Batch:
     """The rows of one process: every `world_size`-th, weights unchanged, so that shares add up."""
     if world_size == 1:
         return batch
@@ -142,7 +156,8 @@ def share_of(batch: Batch, *, rank: int, world_size: int) -> Batch:
     row_N, place_N = batch.read_N // L, batch.read_N % L
     mine = (row_N % world_size == rank) & (batch.weight_N > 0)
     input_BL = batch.input_BL[rank::world_size]
-    size = max(_padded_size(*input_BL.shape), int(mine.sum()))  # of all, where some are given
+    usual = _padded_size(len(input_BL), L, grid_steps)
+    size = max(usual, int(mine.sum()))  # of all, where some are given
     padding = size - int(mine.sum())
     read_N = (row_N // world_size * L + place_N)[mine]
     return Batch(

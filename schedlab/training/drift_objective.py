@@ -16,7 +16,7 @@ Reference: TokenDrift (2605.19470).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -40,15 +40,37 @@ _DRAWS = 11  # a purpose of its own: see `batches`
 
 
 def drawn(p_NV: Tensor, u_N: Tensor) -> Tensor:
-    """The first token whose cumulative probability is above u, (N,)."""
+    """The first token whose cumulative share is above u in [0, 1), int64 (N,); rows of `p_NV` need
+    not sum to 1."""
     cumulative_NV = p_NV.double().cumsum(-1)
     # A share of the sum, which rounding leaves beside 1: no token of probability 0 is drawn.
     return (cumulative_NV <= u_N[:, None] * cumulative_NV[:, -1:]).sum(-1)
 
 
+def pooled_features(
+    start: Network, e_BLD: Tensor, features: Literal["hidden", "logits"] = "hidden"
+) -> Tensor:
+    """Of what a soft denoiser reads, each of length 1, float32 (B, F): its last two hidden layers,
+    or its logits, averaged over positions; with a noise level, as of clean text."""
+    reader = cast(SoftDenoiser, start)
+    clean_B = None
+    if start.spec.time_input != "none":
+        clean_B = torch.zeros(len(e_BLD), device=e_BLD.device)
+    outputs = reader.block_outputs(e_BLD, clean_B)
+    if features == "logits":
+        pooled_BF = start.logits(reader.output_features(outputs[-1], clean_B)).mean(1)
+    else:
+        pooled_BF = torch.cat([one.mean(1) for one in outputs[-2:]], dim=-1)
+    return F.normalize(pooled_BF.float(), dim=-1)
+
+
 def posterior(model: Network, log_p_NV: Tensor, z_N: Tensor, t_N: Tensor) -> Tensor:
-    """Of clean tokens given all of z_t, (N, V): a leave-one-out prediction leaves out the token
-    that stands at its own position, and texts drawn from it would lose what they hold."""
+    """Probabilities of clean tokens given all of z_t, (N, V), from log-predictions (N, V), the
+    tokens that stand there and their noise levels, (N,).
+
+    A leave-one-out prediction leaves out the token that stands at its own position, and texts
+    drawn from it would lose what they hold.
+    """
     if model.spec.prediction == "leave_one_out":
         process = UniformProcess(model.spec.vocab_size)
         log_p_NV = process.all_in(log_p_NV, z_N, log_linear(t_N)).log_softmax(-1)
@@ -180,13 +202,4 @@ class DriftObjective(Objective):
 
     def _pooled(self, e_BLD: Tensor) -> Tensor:
         """Features of inputs, of length 1."""
-        start = cast(SoftDenoiser, self.start)
-        reads_time = self.start.spec.time_input != "none"
-        clean_B = torch.zeros(len(e_BLD), device=e_BLD.device) if reads_time else None
-        outputs = start.block_outputs(e_BLD, clean_B)
-        if self.job.refine.drift.features == "logits":
-            features_BLD = start.output_features(outputs[-1], clean_B)
-            pooled_BF = self.start.logits(features_BLD).mean(1)
-        else:
-            pooled_BF = torch.cat([one.mean(1) for one in outputs[-2:]], dim=-1)
-        return F.normalize(pooled_BF.float(), dim=-1)
+        return pooled_features(self.start, e_BLD, self.job.refine.drift.features)

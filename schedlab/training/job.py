@@ -192,7 +192,7 @@ class _Training(Record):
             raise ValueError(f"seed must not be negative, got {self.seed}")
 
     def grid_steps_at(self, step: int) -> int | None:
-        """N where noise levels of an optimiser step are k / N only; None where all are."""
+        """N where a refinement takes noise levels k / N only at an optimiser step."""
         return None
 
 
@@ -418,11 +418,12 @@ class Refinement(Record):
     Args:
         begin: location of the denoiser, masked or of the uniform-state process.
         arms: `drift`; `continue`: the ordinary loss on the same data, noise levels, steps,
-            batches and optimiser; `reduce`: the same at noise levels of ever coarser grids, what
-            progressive step reduction (TTA 2510.26200) does to simplex denoisers [O for others].
+            batches and optimiser; `reduce`: the same at noise levels of ever coarser grids, the
+            idea of progressive step reduction (TTA 2510.26200) under one learning rate schedule
+            [O].
         drift: see there.
-        grid_steps: of `reduce`, levels are k / N, k = 1 ... N, for every N in equal shares of the
-            optimiser steps.
+        grid_steps: of `reduce`, falling: levels are k / N, k = 1 ... N, for every N in equal
+            shares of the optimiser steps.
         length: tokens per training window; None is the longest that it takes.
     """
 
@@ -432,12 +433,21 @@ class Refinement(Record):
     grid_steps: list[int] = [64, 16, 8]
     length: int | None = None
 
+    @pydantic.model_serializer(mode="wrap")
+    def _described(self, handler: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what the arms do not use: another grid is no other job for them."""
+        found: dict[str, Any] = handler(self)
+        if "reduce" not in self.arms:
+            found.pop("grid_steps", None)
+        return found
+
     def model_post_init(self, _: object) -> None:
         """Something is done, once."""
         if not self.arms or len(set(self.arms)) < len(self.arms):
             raise ValueError(f"arms must be some and differ, got {self.arms}")
-        if min(self.grid_steps, default=0) < 1:
-            raise ValueError(f"grid_steps must be some and positive, got {self.grid_steps}")
+        falling = sorted(set(self.grid_steps), reverse=True)
+        if min(self.grid_steps, default=0) < 1 or falling != self.grid_steps:
+            raise ValueError(f"grid_steps must be some, positive and fall, got {self.grid_steps}")
         if self.length is not None and self.length < 1:
             raise ValueError(f"length must be positive, got {self.length}")
 
@@ -471,6 +481,9 @@ class RefineJob(_Training):
             raise ValueError("task is for training from a task; name a corpus to refine on")
         if self.optimization.batch_size == 1 and self.refine.drift.queue == 0:
             raise ValueError("drift needs others to repel: set batch_size or queue above this")
+        stages, num = self.refine.grid_steps, self.optimization.num_steps
+        if "reduce" in self.refine.arms and num < len(stages):
+            raise ValueError(f"num_steps must be {len(stages)} or more, one a grid, got {num}")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds, default=0) < 0:
             raise ValueError(f"seeds must differ and not be negative, got {self.seeds}")
 

@@ -156,7 +156,8 @@ def _objective(
             assert mask_id is not None, "a masked denoiser"
             function = loss_function(weighted_loss, compiled=compiled, say=say)
             ordinary = TokenObjective(job, rows, mask_id, workers, None, function, HELD_OUT_SEED)
-        if job.refine.arms == ["drift"]:
+        (arm,) = job.refine.arms
+        if arm == "drift":
             return DriftObjective(job, ordinary, origin.network, workers)
         return ordinary
     if isinstance(job, SimplexJob):

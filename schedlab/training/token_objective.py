@@ -89,7 +89,8 @@ class TokenObjective(Objective):
 
     def _share(self, step: int, part: int) -> Batch:
         rank, world_size = self.workers.place(part, self.job.optimization.accumulate)
-        return share_of(self.batch(step), rank=rank, world_size=world_size)
+        grid_steps = self.job.grid_steps_at(step)
+        return share_of(self.batch(step), rank=rank, world_size=world_size, grid_steps=grid_steps)
 
     def batch(self, step: int) -> Batch:
         """Rows of all processes at a step."""

@@ -70,14 +70,15 @@ class UniformObjective(Objective):
         by_token = model.spec.time_input == "token"
         x_BL = self.rows.of_step(step, batch_size=job.optimization.batch_size, seed=job.seed)
         rng = np.random.default_rng([job.seed, _NOISE, step])
-        smallest_t = job.optimization.smallest_t
+        grid_steps = job.grid_steps_at(step)
+        smallest_t = job.optimization.smallest_t if grid_steps is None else 0.0
         largest_t = largest_noise_level(step, job.optimization)
         t_BL = levels(*x_BL.shape, smallest_t=smallest_t, largest_t=largest_t, rng=rng)
         if by_token:
             # Half of the rows: levels of their own, below that of the row [O].
             below_BL = np.maximum(t_BL * rng.random(x_BL.shape), smallest_t)
             t_BL = np.where(rng.random((len(x_BL), 1)) < 0.5, below_BL, t_BL)
-        t_BL = rounded_up(t_BL, job.grid_steps_at(step))
+        t_BL = rounded_up(t_BL, grid_steps)
         u_2BL = rng.random((2, *x_BL.shape))
         mine = workers.rows(part, job.optimization.accumulate)
         arrays = (x_BL[mine], t_BL[mine], u_2BL[0, mine], u_2BL[1, mine])

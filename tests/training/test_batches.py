@@ -74,6 +74,25 @@ def test_shapes_stay_the_same_from_step_to_step() -> None:
     assert sizes.pop() < 0.6 * tokens.size
 
 
+def test_shapes_stay_the_same_on_a_grid_too() -> None:
+    tokens = np.zeros((64, 128), dtype=np.int64)
+    for grid_steps in (5, 16):
+        batches = [
+            masked_batch(
+                tokens, mask_id=MASK, smallest_t=1e-3, seed=1, step=s, grid_steps=grid_steps
+            )
+            for s in range(200)
+        ]
+        assert len({len(batch.read_N) for batch in batches}) == 1
+        assert len(batches[0].read_N) < tokens.size
+        shares = [
+            share_of(batch, rank=rank, world_size=4, grid_steps=grid_steps)
+            for batch in batches[:50]
+            for rank in range(4)
+        ]
+        assert len({len(share.read_N) for share in shares}) == 1
+
+
 def test_all_masked_positions_are_read_even_when_far_more_than_usual() -> None:
     tokens = np.zeros((4, 64), dtype=np.int64)
     batch = mask_at_levels(tokens, np.full(4, 1.0), np.full((4, 64), 0.5), mask_id=MASK)

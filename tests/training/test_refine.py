@@ -272,7 +272,7 @@ def test_parts_train_what_the_whole_batch_trains(
             for part in range(num):
                 value = objective.loss(model, step, part)
                 value.backward()
-                total += float(value)
+                total += float(value.detach())
             found.append((total, [weight.grad.clone() for weight in model.parameters()]))
         assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
         for one, other in zip(found[0][1], found[1][1], strict=True):
@@ -340,20 +340,43 @@ def test_step_reduction_sees_the_continuations_noise_on_coarser_and_coarser_grid
     make_job: Any, tmp_path: Path, process: str
 ) -> None:
     arms = ["continue", "reduce"]
-    job = make_job(process, refine={"arms": arms, "grid_steps": [4, 2, 1]})
+    refine = {"arms": arms, "grid_steps": [4, 2, 1]}
+    job = make_job(process, refine=refine, optimization={"smallest_t": 1e-9})
     plain, coarse = (begun(job.runs[f"{arm}-1"], tmp_path / arm) for arm in arms)
     for step, N in ((0, 4), (2, 4), (3, 2), (4, 2), (5, 1), (6, 1)):
         one, two = (
             run.objective.noisy(run.model, step)  # type: ignore[attr-defined]
             for run in (plain, coarse)
         )
-        torch.testing.assert_close(two.t_B, torch.ceil(one.t_B * N) / N)
+        assert torch.equal(two.t_B, torch.ceil(one.t_B * N) / N)
         assert torch.equal(one.x_BL, two.x_BL)
         # More noise at higher levels, the same where it was.
         assert (two.z_BL == one.z_BL)[one.z_BL != one.x_BL].all()
     train(job, tmp_path / "runs", device="cpu", say=_quiet)
     weights = [(tmp_path / "runs" / f"{arm}-1" / "model.safetensors").read_bytes() for arm in arms]
     assert weights[0] != weights[1]
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_step_reduction_in_parts_has_the_same_loss(
+    make_job: Any, tmp_path: Path, process: str
+) -> None:
+    refine = {"arms": ["reduce"], "grid_steps": [4, 2]}
+    whole, parts = (
+        begun(make_job(process, refine=refine, optimization={"accumulate": num}), tmp_path / name)
+        for num, name in ((1, "whole"), (3, "parts"))
+    )
+    for step in (0, 5):
+        found = sum(float(parts.objective.loss(whole.model, step, p).detach()) for p in range(3))
+        expected = float(whole.objective.loss(whole.model, step).detach())
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_grid_is_no_part_of_a_drift_job(make_job: Any) -> None:
+    one, other = (make_job(refine={"grid_steps": grid}) for grid in ([8, 4], [2]))
+    assert one.model_dump() == other.model_dump()
+    with_it = make_job(refine={"arms": ["reduce"], "grid_steps": [2]})
+    assert with_it.model_dump()["refine"]["grid_steps"] == [2]
 
 
 def test_a_single_arm_with_a_single_seed_has_that_seed(make_job: Any, tmp_path: Path) -> None:
@@ -369,7 +392,8 @@ def test_two_processes_train_what_one_trains(
     make_job: Any, tmp_path: Path, repository: Path
 ) -> None:
     """Features of all processes are in the field, and the queues are the same everywhere."""
-    job = make_job("uniform", refine={"drift": {"queue": 9}}, optimization={"num_steps": 4})
+    drift = {"queue": 9, "lift": "sampled"}
+    job = make_job("uniform", refine={"drift": drift}, optimization={"num_steps": 4})
     train(job, tmp_path / "alone", device="cpu", say=_quiet)
     program = tmp_path / "run.py"
     program.write_text(
@@ -480,8 +504,13 @@ def test_a_published_network_keeps_its_layout(
     ("changes", "message"),
     [
         ({"refine": {"arms": []}}, "arms must be some"),
-        ({"refine": {"grid_steps": [4, 0]}}, "grid_steps must be some and positive"),
-        ({"refine": {"grid_steps": []}}, "grid_steps must be some and positive"),
+        ({"refine": {"grid_steps": [4, 0]}}, "grid_steps must be some, positive and fall"),
+        ({"refine": {"grid_steps": [8, 16]}}, "grid_steps must be some, positive and fall"),
+        (
+            {"refine": {"arms": ["reduce"], "grid_steps": [9, 8, 7, 6, 5, 4, 3, 2]}},
+            "num_steps must be 8 or more, one a grid, got 7",
+        ),
+        ({"refine": {"grid_steps": []}}, "grid_steps must be some, positive and fall"),
         ({"refine": {"drift": {"taus": []}}}, "taus must be some"),
         ({"refine": {"drift": {"queue": -1}}}, "queue must not be negative"),
         ({"seeds": [1, 1]}, "seeds must differ"),

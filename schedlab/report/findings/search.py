@@ -43,10 +43,14 @@ def pick(file: SearchFile, name: str) -> Finding | None:
     detail = (
         f"Saved: {percent(row.cost.nominal_saved_blocks)} as the paper counts (blocks only, a"
         f" forward at every step), {percent(row.cost.nominal_saved_total)} with the head at every"
-        f" position too; {percent(row.cost.saved_blocks)} of the block FLOPs and"
-        f" {percent(row.cost.saved_total)} with the head{idle_skipped(file.setting)} (expected);"
-        f" {_counted(row, file)} counted in this search."
+        " position too;"
     )
+    if idle := idle_skipped(file.setting):  # else the same again
+        detail += (
+            f" {percent(row.cost.saved_blocks)} of the block FLOPs and"
+            f" {percent(row.cost.saved_total)} with the head{idle} (expected);"
+        )
+    detail += f" {_counted(row, file)} counted in this search."
     if not relative.excludes(0) and relative.high > 0:
         detail += f" The interval excludes a loss above {percent(relative.high)}."
     if not judged.in_entropy_band:
