@@ -57,7 +57,6 @@ ABLATION: dict[str, dict[str, Any]] = {
     "base": {"base_weight": 3.0},  # gradients of both are then about as long
     "attracting": {"repulsion": 0.5},
     "repelling": {"attraction": 0.5},
-    "wide": {"taus": [0.2, 0.5, 2.0]},
 }
 
 
