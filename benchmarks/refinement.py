@@ -72,13 +72,16 @@ def counted(setting: tuple[str, str, int, int, int]) -> dict[str, int]:
     if isinstance(run.objective, DriftObjective):
         start, V = run.objective.start, run.model.spec.vocab_size
         assert isinstance(start, SoftDenoiser)
-        noisy = run.objective.ordinary.noisy(run.model, run.steps_done)
         E_VD = start.token_embeddings
-        clean_B = None if start.spec.time_input == "none" else torch.zeros(len(noisy.x_BL))
-        with FlopCounterMode(display=False) as forward, torch.no_grad():
-            start.block_outputs(E_VD[noisy.x_BL], clean_B)
-        lift = 2 * int(noisy.predicted_BL.sum()) * V * E_VD.shape[1]
-        found |= {"frozen": 3 * forward.get_total_flops(), "lift": 2 * lift}
+        frozen = lift = 0
+        for part in range(run.job.optimization.accumulate):
+            noisy = run.objective.ordinary.noisy(run.model, run.steps_done, part)
+            clean_B = None if start.spec.time_input == "none" else torch.zeros(len(noisy.x_BL))
+            with FlopCounterMode(display=False) as forward, torch.no_grad():
+                start.block_outputs(E_VD[noisy.x_BL], clean_B)
+            frozen += 3 * forward.get_total_flops()
+            lift += 2 * 2 * int(noisy.predicted_BL.sum()) * V * E_VD.shape[1]
+        found |= {"frozen": frozen, "lift": lift}
     return found
 
 

@@ -3,7 +3,9 @@
 import pytest
 
 from schedlab.errors import InputError
+from schedlab.job import load_job
 from schedlab.training import read_train_job
+from schedlab.training.job import RefineJob
 
 GOOD = """
 kind = "denoiser"
@@ -56,3 +58,30 @@ def test_jobs_of_the_bundled_models(repository, name: str) -> None:
     assert job.optimization == heavy.optimization
     assert job.model.model_copy(update={"num_blocks": 12}) == heavy.model
     assert (job.corpus, job.tokenizer) == (heavy.corpus, heavy.tokenizer)
+
+
+def test_jobs_of_the_uniform_state_pair(repository) -> None:
+    folder = repository / "analyses" / "bundled_models"
+    heavy, light = (
+        read_train_job(folder / f"{name}.toml") for name in ("uniform", "uniform-light")
+    )
+    assert heavy.optimization == light.optimization
+    assert heavy.model.model_copy(update={"num_blocks": 4}) == light.model
+
+
+def test_every_arm_of_the_few_step_studies_is_trained_alike(repository) -> None:
+    folder = repository / "analyses" / "few_steps"
+    for process in ("masked", "uniform"):
+        plain, drawn = (
+            read_train_job(folder / f"refine-{process}{name}.toml") for name in ("", "-sampled")
+        )
+        assert isinstance(plain, RefineJob) and isinstance(drawn, RefineJob)
+        assert plain.seeds == drawn.seeds and len(plain.seeds) == 3
+        assert plain.optimization == drawn.optimization
+        drift = drawn.refine.drift.model_copy(update={"lift": "soft"})
+        refine = drawn.refine.model_copy(update={"arms": plain.refine.arms, "drift": drift})
+        assert refine == plain.refine
+    for name in ("refine-masked-wide", "ablation"):
+        job = read_train_job(folder / f"{name}.toml")
+        assert isinstance(job, RefineJob) and {"drift", "continue"} <= set(job.refine.arms)
+    assert load_job(folder / "uniform-pair.toml").plan.process == "uniform"
