@@ -46,8 +46,8 @@ from schedlab.training.drift_objective import drawn, pooled_features, posterior
 from schedlab.training.job import RefineJob
 from schedlab.training.objectives import log_predictions
 
-TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-TOP_PS = (0.95, 0.9, 0.8, 0.7)
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)
+TOP_PS = (0.9, 0.8)
 LEVELS = (1.0, 0.9, 0.75, 0.5, 0.25)
 ABLATION: dict[str, dict[str, Any]] = {
     "method": {},
