@@ -16,6 +16,8 @@ import matplotlib
 matplotlib.use("svg")
 from common import REPORTS, arm_and_seed
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 ARMS = {
     "begin": ("before", "#000000"),
@@ -52,9 +54,7 @@ def curves(found: dict[str, Any], target: Path) -> None:
         panel.set_xlabel("entropy (nats)")
         panel.set_yscale("log")
     axes[0].set_ylabel("Gen-PPL")
-    axes[0].legend(fontsize=7, frameon=False)
-    figure.tight_layout()
-    figure.savefig(target, metadata={"Date": None})
+    _finish(figure, axes[0], target)
 
 
 def training(found: dict[str, Any], target: Path) -> None:
@@ -79,10 +79,16 @@ def training(found: dict[str, Any], target: Path) -> None:
     for panel, (what, words) in zip(axes, MEASURES.items(), strict=True):
         panel.set_xlabel("optimiser steps")
         panel.set_ylabel(f"{words}, 4 steps")
-        if what != "entropy":
+        if what == "kernel_distance":
             panel.set_yscale("log")
-    axes[0].legend(fontsize=7, frameon=False)
-    figure.tight_layout()
+    _finish(figure, axes[0], target)
+
+
+def _finish(figure: Figure, labelled: Axes, target: Path) -> None:
+    """Legend above the panels, and the file."""
+    handles, words = labelled.get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    figure.legend(handles, words, loc="upper center", ncol=len(words), fontsize=7, frameon=False)
     figure.savefig(target, metadata={"Date": None})
 
 
