@@ -55,6 +55,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "sampled": {"lift": "sampled"},
     "logits": {"features": "logits"},
     "base": {"base_weight": 3.0},  # gradients of both are then about as long
+    "sampled-base": {"lift": "sampled", "base_weight": 3.0},
     "attracting": {"repulsion": 0.5},
     "repelling": {"attraction": 0.5},
 }

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common import REPORTS
+import numpy as np
+from common import REPORTS, arm_and_seed, baseline_of
 
 from schedlab.files import write_atomic
 from schedlab.results import Estimate
+from schedlab.training.objectives import mean_with_interval
 
 MEASURES = ("gen_ppl", "entropy", "distinct_3", "self_bleu", "kernel_distance")
 
@@ -45,12 +47,42 @@ def at_equal_entropy(title: str, file: dict[str, Any]) -> Iterator[str]:
     yield "| compared | Gen-PPL ratio |\n|---|---|"
     for label, gap in found["gaps"].items():
         yield f"| {label} | {_ratio(gap)} |"
+    yield from _distances(found["models"])
     yield "\nOver training seeds:\n\n| curve | " + " | ".join(_arms(found["over_seeds"])) + " |"
     yield "|---" * (1 + len(_arms(found["over_seeds"]))) + "|"
     for label, arms in found["over_seeds"].items():
         cells = [_over_seeds(arms.get(arm), True) for arm in _arms(found["over_seeds"])]
         yield f"| {label} | {' | '.join(cells)} |"
     yield ""
+
+
+def _distances(models: dict[str, Any]) -> Iterator[str]:
+    """Distance from real texts at equal entropy: the continuation's is interpolated linearly in
+    entropy between the points of its curve."""
+    yield "\nDistance from real texts at equal entropy, arm against continuation by seed:\n"
+    yield "| arm | curve | by seed | difference over seeds |\n|---|---|---|---|"
+    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for label, points in models.items():
+        name, curve = label.split(", ", 1)
+        own = points[0]["estimates"]
+        other = baseline_of(name, [one.split(", ")[0] for one in models])
+        if other is None:
+            continue
+        x, y = (
+            [point["estimates"][what]["value"] for point in models[f"{other}, {curve}"]]
+            for what in ("entropy", "kernel_distance")
+        )
+        at = own["entropy"]["value"]
+        if min(x) <= at <= max(x):
+            order = np.argsort(x)
+            there = float(np.interp(at, np.array(x)[order], np.array(y)[order]))
+            key = (arm_and_seed(name)[0], curve)
+            pairs.setdefault(key, []).append((own["kernel_distance"]["value"], there))
+    for (arm, curve), values in pairs.items():
+        shown = ", ".join(f"{one:.3f} / {other:.3f}" for one, other in values)
+        mean = mean_with_interval(np.array([one - other for one, other in values]))
+        interval = f" [{mean.low:.3f}, {mean.high:.3f}]" if len(values) > 1 else ""
+        yield f"| {arm} | {curve} | {shown} | {mean.value:.3f}{interval} |"
 
 
 def gaps(title: str, file: dict[str, Any]) -> Iterator[str]:
