@@ -28,7 +28,7 @@ from schedlab.plan import Decoding, ModelSchedule, Plan
 from schedlab.plan.lab_config import LabConfig
 from schedlab.results import Estimate, Measurement, SeedBlock, Store
 from schedlab.results.bootstrap import bootstrap_statistic
-from schedlab.text import held_out_windows, load_corpus
+from schedlab.text import Tokenizer, held_out_windows, load_corpus
 from schedlab.training.objectives import mean_with_interval
 
 SAMPLING_SEED = 301
@@ -124,7 +124,7 @@ def _real(number: int) -> np.ndarray:
 def real_tokens(number: int) -> np.ndarray:
     """Held-out windows of the corpus, int64."""
     windows = held_out_windows(
-        load_corpus("embedded"), lab_of("bundled:light-4").tokenizer, split="test", length=LENGTH,
+        load_corpus("embedded"), Tokenizer.load("bundled"), split="test", length=LENGTH,
         num=number, seed=0,
     )  # fmt: skip
     return windows.tokens_SL.astype(np.int64)
