@@ -55,6 +55,9 @@ ABLATION: dict[str, dict[str, Any]] = {
     "sampled": {"lift": "sampled"},
     "logits": {"features": "logits"},
     "base": {"base_weight": 3.0},  # gradients of both are then about as long
+    "base-5": {"base_weight": 5.0},
+    "base-10": {"base_weight": 10.0},
+    "sampled-base-0.3": {"lift": "sampled", "base_weight": 0.3},
     "sampled-base": {"lift": "sampled", "base_weight": 3.0},
     "attracting": {"repulsion": 0.5},
     "repelling": {"attraction": 0.5},
@@ -97,7 +100,8 @@ def ablation(options: argparse.Namespace) -> None:
     job = read_train_job(options.job)
     if not isinstance(job, RefineJob):
         raise InputError(f"{options.job}: must be a job of kind 'refine'")
-    for name, changes in ABLATION.items():
+    for name in options.variants:
+        changes = ABLATION[name]
         drift = job.refine.drift.model_copy(update=changes)
         refine = job.refine.model_copy(update={"arms": ["drift"], "drift": drift})
         train(job.model_copy(update={"refine": refine}), options.models / name)
@@ -371,6 +375,10 @@ def main() -> None:
     made.add_argument("--seeds", nargs="+")
     made.add_argument("--light", default="bundled:light-4")
     made.add_argument("--job", help="what to train; of `curve` SUBFOLDER=JOB too")
+    made.add_argument(
+        "--variants", nargs="+", choices=list(ABLATION), default=list(ABLATION),
+        help="of `ablation`",
+    )  # fmt: skip
     made.add_argument("--every", type=int, default=100, help="of `curve`: optimiser steps")
     made.add_argument("--trials", type=int, default=30, help="of `search`: proposals per arm")
     made.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256])

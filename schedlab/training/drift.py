@@ -53,13 +53,15 @@ class DriftField:
             own_N: number of the generated feature that each query is itself, int64; it does not
                 repel. None for queries from elsewhere.
         """
-        total_ND = torch.zeros_like(h_ND)
-        # A difference of two sums that nearly cancel: in bfloat16 little of it would be left.
-        with torch.autocast(h_ND.device.type, enabled=False):
-            for tau in self.taus:
-                field_ND = self.raw(h_ND, real_RD, generated_GD, tau, own_N)
-                total_ND += field_ND / (field_ND.square().mean().sqrt() + _EPSILON)
-        return total_ND / len(self.taus)
+        # Differences of sums that nearly cancel, so float64: in bfloat16, or in the short products
+        # that GPUs may give for float32, little of them would be left.
+        sets = h_ND.double(), real_RD.double(), generated_GD.double()
+        squared_NC = _squared_distances(*sets)
+        total_ND = torch.zeros_like(sets[0])
+        for tau in self.taus:
+            field_ND = self._raw(*sets[1:], affinities(squared_NC, tau, own_N, len(real_RD)))
+            total_ND += field_ND / (field_ND.square().mean().sqrt() + _EPSILON)
+        return (total_ND / len(self.taus)).to(h_ND.dtype)
 
     @torch.no_grad()
     def raw(
@@ -71,22 +73,27 @@ class DriftField:
         own_N: Tensor | None = None,
     ) -> Tensor:
         """The field of one bandwidth before it is divided by its root mean square, (N, D)."""
-        A_NC = affinities(h_ND, torch.cat((real_RD, generated_GD)), tau, own_N, len(real_RD))
+        squared_NC = _squared_distances(h_ND, real_RD, generated_GD)
+        A_NC = affinities(squared_NC, tau, own_N, len(real_RD))
+        return self._raw(real_RD, generated_GD, A_NC)
+
+    def _raw(self, real_RD: Tensor, generated_GD: Tensor, A_NC: Tensor) -> Tensor:
         plus_NR, minus_NG = A_NC.split((len(real_RD), len(generated_GD)), dim=1)
         attracted_ND = (plus_NR @ real_RD) * minus_NG.sum(1, keepdim=True)
         repelled_ND = (minus_NG @ generated_GD) * plus_NR.sum(1, keepdim=True)
         return self.attraction * attracted_ND - self.repulsion * repelled_ND
 
 
-def affinities(
-    h_ND: Tensor, x_CD: Tensor, tau: float, own_N: Tensor | None, num_real: int
-) -> Tensor:
+def _squared_distances(h_ND: Tensor, real_RD: Tensor, generated_GD: Tensor) -> Tensor:
+    x_CD = torch.cat((real_RD, generated_GD))
+    return torch.cdist(h_ND, x_CD, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def affinities(squared_NC: Tensor, tau: float, own_N: Tensor | None, num_real: int) -> Tensor:
     """A, (N, C): the geometric mean of softmaxes of -|h - x|^2 / tau over rows and columns."""
-    logits_NC = (
-        -torch.cdist(h_ND, x_CD, compute_mode="donot_use_mm_for_euclid_dist").square() / tau
-    )
+    logits_NC = -squared_NC / tau
     if own_N is not None:
-        row_N = torch.arange(len(h_ND), device=h_ND.device)
+        row_N = torch.arange(len(squared_NC), device=squared_NC.device)
         logits_NC[row_N, num_real + own_N] = -torch.inf
     log_A_NC = (_log_softmax(logits_NC, 1) + _log_softmax(logits_NC, 0)) / 2
     return log_A_NC.exp()

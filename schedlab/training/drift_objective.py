@@ -15,6 +15,7 @@ Reference: TokenDrift (2605.19470).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -86,6 +87,8 @@ class DriftObjective(Objective):
         ordinary: noises rows, measures held-out ones, and is what `base_weight` weighs.
         start: the network that training began with, frozen.
         workers: the processes of the run.
+        read: `features_at`, or the same compiled.
+        pooled: `pooled_features`, or the same compiled.
         queues: features of earlier steps, `real` and `generated`, (Q, F).
     """
 
@@ -93,6 +96,8 @@ class DriftObjective(Objective):
     ordinary: TokenObjective | UniformObjective
     start: Network
     workers: Workers
+    read: Callable[..., Tensor] = features_at
+    pooled: Callable[..., Tensor] = pooled_features
     queues: dict[str, Tensor] = field(default_factory=dict)
     _targets: tuple[int, Tensor] | None = None
 
@@ -172,7 +177,7 @@ class DriftObjective(Objective):
     def _features(self, model: Network, noisy: NoisyRows, u_BL: Tensor | None = None) -> Tensor:
         """Of predictions, with gradients to the model, (B, F)."""
         where_BL = noisy.predicted_BL
-        read_NF = features_at(model, noisy.z_BL, noisy.t_B)[where_BL]
+        read_NF = self.read(model, noisy.z_BL, noisy.t_B)[where_BL]
         t_BL = noisy.t_B if noisy.t_B.ndim == 2 else noisy.t_B[:, None].expand_as(noisy.z_BL)
         z_N, t_N = noisy.z_BL[where_BL], t_BL[where_BL]
         u_N = None if u_BL is None else u_BL[where_BL]
@@ -202,4 +207,4 @@ class DriftObjective(Objective):
 
     def _pooled(self, e_BLD: Tensor) -> Tensor:
         """Features of inputs, of length 1."""
-        return pooled_features(self.start, e_BLD, self.job.refine.drift.features)
+        return self.pooled(self.start, e_BLD, self.job.refine.drift.features)

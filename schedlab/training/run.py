@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from schedlab.denoisers import checkpoint, loading
-from schedlab.denoisers.base import SoftDenoiser
+from schedlab.denoisers.base import SoftDenoiser, features_at
 from schedlab.denoisers.network import Network
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
@@ -29,7 +29,7 @@ from schedlab.training.classifier_objective import ClassifierObjective, classifi
 from schedlab.training.derive import Heavy, Parent, choose
 from schedlab.training.distributed import Workers
 from schedlab.training.document_rows import DocumentRows
-from schedlab.training.drift_objective import DriftObjective
+from schedlab.training.drift_objective import DriftObjective, pooled_features
 from schedlab.training.job import (
     AnyTrainJob,
     ClassifierJob,
@@ -158,7 +158,11 @@ def _objective(
             ordinary = TokenObjective(job, rows, mask_id, workers, None, function, HELD_OUT_SEED)
         (arm,) = job.refine.arms
         if arm == "drift":
-            return DriftObjective(job, ordinary, origin.network, workers)
+            read, pooled = (
+                loss_function(function, compiled=compiled, say=say)
+                for function in (features_at, pooled_features)
+            )
+            return DriftObjective(job, ordinary, origin.network, workers, read, pooled)
         return ordinary
     if isinstance(job, SimplexJob):
         assert isinstance(rows, DocumentRows)
