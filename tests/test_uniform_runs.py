@@ -80,7 +80,7 @@ def test_importance_search_report_and_plan(world: Path, tmp_path: Path) -> None:
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "nats per token and step" in page and "masked token" not in page
     assert "Every step moves all positions" in page and "reveals nothing" not in page
-    assert "idle step" not in page
+    assert "idle step" not in page and "as every step costs a forward" in page
     export(run, "best").write(tmp_path / "plan.json")
     texts = run_plan(tmp_path / "plan.json", 3, seed=2, device="cpu")
     assert len(set(texts)) == 3

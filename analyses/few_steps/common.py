@@ -192,5 +192,5 @@ def found_before(name: str, options: argparse.Namespace) -> dict[str, Any]:
 def write(name: str, content: Mapping[str, Any], options: argparse.Namespace) -> None:
     """A study's figures as JSON."""
     target = file_of(name, options)
-    write_atomic(target, json.dumps(facts_of(options) | {"found": content}, indent=1) + "\n")
+    write_atomic(target, json.dumps(facts_of(options) | {"found": content}) + "\n")
     print(f"wrote {target.name}")

@@ -26,6 +26,11 @@ ARMS = {
     "drift": ("TokenDrift", "#D55E00"),
     "sampled/drift": ("TokenDrift on drawn tokens [O]", "#CC79A7"),
     "wide/drift": ("TokenDrift, wide, 100 steps [O]", "#E69F00"),
+    "method/drift": ("TokenDrift", "#D55E00"),
+    "base/drift": ("with the ordinary loss, weight 3", "#E69F00"),
+    "base-5/drift": ("5", "#999999"),
+    "base-10/drift": ("10", "#56B4E9"),
+    "sampled-base-0.3/drift": ("drawn, with the ordinary loss, 0.3 [O]", "#009E73"),
 }
 MEASURES = {"gen_ppl": "Gen-PPL", "entropy": "entropy (nats)", "kernel_distance": "distance"}
 
@@ -44,11 +49,13 @@ def curves(found: dict[str, Any], target: Path) -> None:
             if rest != f"{num} steps, by temperature" or arm not in ARMS:
                 continue
             words, colour = ARMS[arm]
-            x = [point["estimates"]["entropy"]["value"] for point in points]
-            y = [point["estimates"]["gen_ppl"]["value"] for point in points]
+            line = sorted(points, key=lambda point: point["temperature"])
+            x = [point["estimates"]["entropy"]["value"] for point in line]
+            y = [point["estimates"]["gen_ppl"]["value"] for point in line]
             panel.plot(x, y, "o-", color=colour, markersize=3, linewidth=1,
                        label=None if arm in seen else words)  # fmt: skip
-            panel.plot(x[:1], y[:1], "s", color=colour, markersize=6)
+            plain = line.index(points[0])
+            panel.plot(x[plain], y[plain], "s", color=colour, markersize=6)
             seen.add(arm)
         panel.set_title(f"{num} steps; squares: temperature 1", fontsize=9)
         panel.set_xlabel("entropy (nats)")
@@ -87,8 +94,10 @@ def training(found: dict[str, Any], target: Path) -> None:
 def _finish(figure: Figure, labelled: Axes, target: Path) -> None:
     """Legend above the panels, and the file."""
     handles, words = labelled.get_legend_handles_labels()
-    figure.tight_layout(rect=(0, 0, 1, 0.93))
-    figure.legend(handles, words, loc="upper center", ncol=len(words), fontsize=7, frameon=False)
+    columns = min(len(words), 4)
+    rows = -(-len(words) // columns)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.06 * rows))
+    figure.legend(handles, words, loc="upper center", ncol=columns, fontsize=7, frameon=False)
     figure.savefig(target, metadata={"Date": None})
 
 
@@ -98,7 +107,7 @@ def main() -> None:
     made.add_argument("--out", type=Path, default=REPORTS)
     folder = made.parse_args().out
     plt.rcParams["svg.hashsalt"] = "few_steps"  # the same file every time
-    for process in ("masked", "uniform"):
+    for process in ("masked", "uniform", "large-masked", "large-uniform"):
         for name, draw in (("matched", curves), ("curve", training)):
             file = folder / f"{process}-{name}.json"
             if file.exists():

@@ -6,6 +6,7 @@
 `ablation`    train variants of a job (`--job`), to be measured by the next
 `steps`       Gen-PPL, entropy, diversity and distance from real texts by number of steps
 `matched`     the same at equal entropy: every arm over temperature and over top-p
+`outside`     the same texts as another network than scorer and drift judges them (`--judge`)
 `gap`         soft and drawn predictions against real texts, as the frozen network sees them
 `importance`  which steps matter to every arm, beside a light denoiser (`--light`)
 `search`      steps, time grid, temperature, top-p and model schedule tuned for every arm
@@ -32,7 +33,7 @@ from schedlab.denoisers.base import SoftDenoiser, features_at
 from schedlab.denoisers.network import Network
 from schedlab.errors import InputError
 from schedlab.job import Job, parse_job
-from schedlab.metrics.feature_distance import kernel_distance
+from schedlab.metrics.feature_distance import kernel_distance, text_features
 from schedlab.metrics.matched_entropy import log_ppl_gap
 from schedlab.pipeline import run_analyze, run_search
 from schedlab.plan import Decoding
@@ -44,9 +45,13 @@ from schedlab.results.policy_file import PolicyFile
 from schedlab.training import read_train_job, train
 from schedlab.training.drift_objective import drawn, pooled_features, posterior
 from schedlab.training.job import RefineJob
-from schedlab.training.objectives import log_predictions
+from schedlab.training.objectives import (
+    held_out_losses,
+    log_predictions,
+    mean_with_interval,
+)
 
-TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 1.1, 1.2)  # the first is what others are compared with
 TOP_PS = (0.9, 0.8)
 LEVELS = (1.0, 0.9, 0.75, 0.5, 0.25)
 ABLATION: dict[str, dict[str, Any]] = {
@@ -181,6 +186,42 @@ def matched(options: argparse.Namespace) -> None:
                 side = "its own" if turned else "the continuation's"
                 by_arm[f"by {side} {what}, {num} steps"] = over_seeds(own)
     common.write("matched", {"models": models, "gaps": gaps, "over_seeds": by_arm}, options)
+
+
+def outside(options: argparse.Namespace) -> None:
+    """Texts of every model as a denoiser judges them that neither scored nor steered: its bound,
+    in nats per token, and the distance of its features from those of real texts."""
+    judge, names = loading.load(options.judge), common.names_of(options)
+    real_tokens = common.real_tokens(options.real)
+    real = text_features(judge, real_tokens)
+    own = mean_with_interval(held_out_losses(judge, real_tokens, levels=8, seed=0))
+    models: dict[str, Any] = {"real texts": {"bound": own.model_dump()}}
+    print(f"real texts: bound {own}", flush=True)
+    losses: dict[tuple[str, int], np.ndarray] = {}
+    for name, place in names.items():
+        lab = lab_of(place)
+        for num in options.steps:
+            tokens_SL = sampled(lab, plan_of(lab, num), options).tokens_SL.astype(np.int64)
+            losses[name, num] = held_out_losses(judge, tokens_SL, levels=8, seed=0)
+            bound = mean_with_interval(losses[name, num])
+            distance = kernel_distance(text_features(judge, tokens_SL), real)
+            models[f"{name}, {num} steps"] = {
+                "bound": bound.model_dump(), "kernel_distance": distance.model_dump(),
+            }  # fmt: skip
+            print(f"{name}, {num} steps: bound {bound}, distance {distance}", flush=True)
+    by_arm: dict[str, Any] = {}
+    for num in options.steps:
+        pairs = {name: baseline_of(name, list(names)) for name in names}
+        compared = {name: other for name, other in pairs.items() if other is not None}
+        by_arm[f"bound minus continuation's, {num} steps"] = over_seeds(
+            {n: float((losses[n, num] - losses[o, num]).mean()) for n, o in compared.items()}
+        )
+        for what in ("bound", "kernel_distance"):
+            by_arm[f"{what}, {num} steps"] = over_seeds(
+                {name: models[f"{name}, {num} steps"][what]["value"] for name in names}
+            )
+    found = {"judge": options.judge, "models": models, "over_seeds": by_arm}
+    common.write("outside", found, options)
 
 
 @torch.inference_mode()
@@ -358,6 +399,7 @@ STUDIES: dict[str, Callable[[argparse.Namespace], None]] = {
     "ablation": ablation,
     "steps": steps,
     "matched": matched,
+    "outside": outside,
     "gap": gap,
     "importance": importance,
     "search": search,
@@ -374,6 +416,7 @@ def main() -> None:
     made.add_argument("--only", nargs="+", help="arms")
     made.add_argument("--seeds", nargs="+")
     made.add_argument("--light", default="bundled:light-4")
+    made.add_argument("--judge", default="bundled:heavy-b", help="of `outside`: a masked denoiser")
     made.add_argument("--job", help="what to train; of `curve` SUBFOLDER=JOB too")
     made.add_argument(
         "--variants", nargs="+", choices=list(ABLATION), default=list(ABLATION),

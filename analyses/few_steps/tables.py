@@ -99,6 +99,23 @@ def gaps(title: str, file: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def outside(title: str, file: dict[str, Any]) -> Iterator[str]:
+    """What a network says that neither scored nor steered."""
+    found = file["found"]
+    yield f"## {title}: the same texts as `{found['judge']}` judges them (n = {file['number']})\n"
+    yield "| texts | its bound (nats per token) | distance of its features from real ones |"
+    yield "|---|---|---|"
+    for label, one in found["models"].items():
+        yield f"| {label} | {_shown(one['bound'])} | {_shown(one.get('kernel_distance'))} |"
+    arms = _arms(found["over_seeds"])
+    yield "\nOver training seeds:\n\n| figure | " + " | ".join(arms) + " |"
+    yield "|---" * (1 + len(arms)) + "|"
+    for label, by_arm in found["over_seeds"].items():
+        cells = [_over_seeds(by_arm.get(arm), False) for arm in arms]
+        yield f"| {label} | {' | '.join(cells)} |"
+    yield ""
+
+
 def searches(title: str, file: dict[str, Any]) -> Iterator[str]:
     """The lowest Gen-PPL by cost, within the entropy band."""
     low, high = file["found"]["band"]
@@ -161,9 +178,14 @@ def _over_seeds(one: dict[str, Any] | None, ratio: bool) -> str:
     return f"{value:.4g} [{low:.4g}, {high:.4g}]{note}"
 
 
+NAMES = (
+    "large-masked", "large-masked-long", "large-uniform", "large-uniform-long",
+    "masked-base", "masked", "masked-long", "uniform", "ablation",
+)  # fmt: skip
 KINDS = {
     "steps": by_steps,
     "matched": at_equal_entropy,
+    "outside": outside,
     "gap": gaps,
     "search": searches,
     "importance": importance,
@@ -176,7 +198,7 @@ def main() -> None:
     made.add_argument("--out", type=Path, default=REPORTS)
     folder = made.parse_args().out
     lines = ["# Few steps: every figure", ""]
-    for name in ("masked", "masked-long", "uniform", "uniform-long", "ablation"):
+    for name in NAMES:
         for kind, table in KINDS.items():
             file = folder / f"{name}-{kind}.json"
             if file.exists():

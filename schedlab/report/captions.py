@@ -141,6 +141,8 @@ def _control_world(file: ControlFile) -> str:
 
 def kind_of_savings(setting: SearchSetting) -> str:
     """How the FLOPs saved by a schedule are known."""
+    if setting.process != "masked":
+        return "known, as every step costs a forward,"
     return "expected" if setting.policy.calls_known else "counted, for want of an expectation,"
 
 
