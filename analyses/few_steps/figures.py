@@ -27,10 +27,10 @@ ARMS = {
     "sampled/drift": ("TokenDrift on drawn tokens [O]", "#CC79A7"),
     "wide/drift": ("TokenDrift, wide, 100 steps [O]", "#E69F00"),
     "method/drift": ("TokenDrift", "#D55E00"),
-    "base/drift": ("with the ordinary loss, weight 3", "#E69F00"),
-    "base-5/drift": ("5", "#999999"),
-    "base-10/drift": ("10", "#56B4E9"),
-    "sampled-base-0.3/drift": ("drawn, with the ordinary loss, 0.3 [O]", "#009E73"),
+    "base/drift": ("ordinary loss, weight 3", "#E69F00"),
+    "base-5/drift": ("ordinary loss, weight 5", "#999999"),
+    "base-10/drift": ("ordinary loss, weight 10", "#56B4E9"),
+    "sampled-base-0.3/drift": ("drawn, ordinary loss, weight 0.3 [O]", "#009E73"),
 }
 MEASURES = {"gen_ppl": "Gen-PPL", "entropy": "entropy (nats)", "kernel_distance": "distance"}
 
@@ -93,7 +93,9 @@ def training(found: dict[str, Any], target: Path) -> None:
 
 def _finish(figure: Figure, labelled: Axes, target: Path) -> None:
     """Legend above the panels, and the file."""
-    handles, words = labelled.get_legend_handles_labels()
+    shown = dict(zip(*reversed(labelled.get_legend_handles_labels()), strict=True))
+    words = [name for name in dict.fromkeys(name for name, _ in ARMS.values()) if name in shown]
+    handles = [shown[name] for name in words]
     columns = min(len(words), 4)
     rows = -(-len(words) // columns)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.06 * rows))

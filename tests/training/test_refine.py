@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from control_world import VOCABULARY
 from safetensors.torch import load_file
 from torch import Tensor
+from training_world import BATCH, L, begun, quiet, tiny_job
 
 from schedlab.denoisers import loading
 from schedlab.denoisers.dit import DiT, DiTConfig
@@ -25,7 +26,6 @@ from schedlab.denoisers.families import FAMILIES
 from schedlab.denoisers.network import Network
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
-from schedlab.files import validate
 from schedlab.processes.noise_schedule import log_linear
 from schedlab.training import train
 from schedlab.training.distributed import Workers
@@ -33,15 +33,9 @@ from schedlab.training.drift import DriftField
 from schedlab.training.drift_objective import DriftObjective, drawn
 from schedlab.training.job import RefineJob
 from schedlab.training.objectives import log_predictions
-from schedlab.training.run import Run, start_or_resume
+from schedlab.training.run import Run
 
-L, BATCH = 8, 6
-ALONE = Workers(0, 1, torch.device("cpu"))
 PROCESSES = ("masked", "uniform")
-
-
-def _quiet(line: str) -> None:
-    pass
 
 
 def denoiser(process: str, *, num_blocks: int = 2, seed: int = 4) -> Transformer:
@@ -75,30 +69,15 @@ def make_job(files: Path, texts: Path) -> Callable[..., RefineJob]:
     """A tiny job; keyword arguments are tables, updated."""
 
     def make(process: str = "masked", **changes: Any) -> RefineJob:
-        data: dict[str, Any] = {
+        own = {
             "kind": "refine",
-            "seed": 1,
-            "corpus": str(texts / "texts.jsonl"),
-            "tokenizer": str(texts / "signs.json"),
             "refine": {"begin": str(files / process), "arms": ["drift"]},
-            "optimization": {
-                "num_steps": 7, "batch_size": BATCH, "warmup_steps": 2, "precision": "float32",
-                "compile": False, "learning_rate": 1e-3,
-            },
-            "reporting": {
-                "checkpoint_every": 3, "evaluate_every": 100, "held_out_windows": 12,
-                "held_out_levels": 2,
-            },
-        }  # fmt: skip
-        for name, value in changes.items():
-            data[name] = data.get(name, {}) | value if isinstance(value, dict) else value
-        return validate(RefineJob, data, where="job")
+            "optimization": {"num_steps": 7, "learning_rate": 1e-3},
+            "reporting": {"checkpoint_every": 3, "held_out_levels": 2},
+        }
+        return tiny_job(RefineJob, texts, own, changes)
 
     return make
-
-
-def begun(job: RefineJob, folder: Path, workers: Workers = ALONE) -> Run:
-    return start_or_resume(job, folder, workers, _quiet)
 
 
 def drift_of(run: Run, **changes: Any) -> DriftObjective:
@@ -306,9 +285,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 ) -> None:
     """What the queues hold is part of the state."""
     job = make_job(process, refine={"drift": {"queue": 9}})
-    train(job, tmp_path / "whole", device="cpu", say=_quiet)
-    train(job, tmp_path / "parts", device="cpu", say=_quiet, stop_after=4)
-    train(job, tmp_path / "parts", device="cpu", say=_quiet)
+    train(job, tmp_path / "whole", device="cpu", say=quiet)
+    train(job, tmp_path / "parts", device="cpu", say=quiet, stop_after=4)
+    train(job, tmp_path / "parts", device="cpu", say=quiet)
     name = "model.safetensors"
     whole, parts = tmp_path / "whole" / name, tmp_path / "parts" / name
     assert whole.read_bytes() == parts.read_bytes()
@@ -316,7 +295,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 
 def test_both_arms_and_all_seeds_of_one_job(make_job: Any, tmp_path: Path) -> None:
     job = make_job(refine={"arms": ["drift", "continue"]}, seeds=[3, 4])
-    train(job, tmp_path, device="cpu", say=_quiet)
+    train(job, tmp_path, device="cpu", say=quiet)
     names = {"drift-3", "drift-4", "continue-3", "continue-4"}
     assert {path.name for path in tmp_path.iterdir()} == names
     weights = {(tmp_path / name / "model.safetensors").read_bytes() for name in names}
@@ -352,7 +331,7 @@ def test_step_reduction_sees_the_continuations_noise_on_coarser_and_coarser_grid
         assert torch.equal(one.x_BL, two.x_BL)
         # More noise at higher levels, the same where it was.
         assert (two.z_BL == one.z_BL)[one.z_BL != one.x_BL].all()
-    train(job, tmp_path / "runs", device="cpu", say=_quiet)
+    train(job, tmp_path / "runs", device="cpu", say=quiet)
     weights = [(tmp_path / "runs" / f"{arm}-1" / "model.safetensors").read_bytes() for arm in arms]
     assert weights[0] != weights[1]
 
@@ -380,8 +359,8 @@ def test_a_grid_is_no_part_of_a_drift_job(make_job: Any) -> None:
 
 
 def test_a_single_arm_with_a_single_seed_has_that_seed(make_job: Any, tmp_path: Path) -> None:
-    train(make_job(seeds=[5]), tmp_path / "one", device="cpu", say=_quiet)
-    train(make_job(seed=5), tmp_path / "two", device="cpu", say=_quiet)
+    train(make_job(seeds=[5]), tmp_path / "one", device="cpu", say=quiet)
+    train(make_job(seed=5), tmp_path / "two", device="cpu", say=quiet)
     card = json.loads((tmp_path / "one" / "card.json").read_text())
     assert card["seed"] == 5
     name = "model.safetensors"
@@ -394,7 +373,7 @@ def test_two_processes_train_what_one_trains(
     """Features of all processes are in the field, and the queues are the same everywhere."""
     drift = {"queue": 9, "lift": "sampled"}
     job = make_job("uniform", refine={"drift": drift}, optimization={"num_steps": 4})
-    train(job, tmp_path / "alone", device="cpu", say=_quiet)
+    train(job, tmp_path / "alone", device="cpu", say=quiet)
     program = tmp_path / "run.py"
     program.write_text(
         "import sys, torch\n"
@@ -438,10 +417,10 @@ def test_a_compiled_drift_is_the_drift(
 
     drift = {"drift": {"base_weight": 1.0}}
     plain = make_job(refine=drift, optimization={"num_steps": 2})
-    train(plain, tmp_path / "a", say=_quiet)
+    train(plain, tmp_path / "a", say=quiet)
     monkeypatch.setattr(torch, "compile", compile_)
     compiled = make_job(refine=drift, optimization={"num_steps": 2, "compile": True})
-    train(compiled, tmp_path / "b", say=_quiet)
+    train(compiled, tmp_path / "b", say=quiet)
     assert shapes["features_at"] == 2 * [(BATCH, L)]
     assert shapes["pooled_features"] == 4 * [(BATCH, L, shapes["pooled_features"][0][-1])]
     one, other = (loading.load(str(tmp_path / name)).state_dict() for name in "ab")
@@ -484,7 +463,7 @@ def test_refinement_moves_generated_features_towards_real_ones(
     """Not a claim on quality: mean features of predictions come closer to those of texts."""
     job = make_job(optimization={"num_steps": 60, "batch_size": 24, "ema_decay": 0.5})
     before = begun(job, tmp_path / "before")
-    train(job, tmp_path / "run", device="cpu", say=_quiet)
+    train(job, tmp_path / "run", device="cpu", say=quiet)
     after = loading.load(tmp_path / "run")
 
     def gap(model: Network) -> float:
@@ -517,7 +496,7 @@ def test_a_published_network_keeps_its_layout(
     family = FAMILIES["mdlm" if masked else "duo"]
     loading.save(tmp_path / "begin", network, family, precision="float32")
     job = make_job(refine={"begin": str(tmp_path / "begin")})
-    train(job, tmp_path / "run", device="cpu", say=_quiet)
+    train(job, tmp_path / "run", device="cpu", say=quiet)
     refined = loading.load(tmp_path / "run")
     assert isinstance(refined, DiT) and refined.config == network.config
     assert refined.fingerprint != loading.load(tmp_path / "begin").fingerprint

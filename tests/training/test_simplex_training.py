@@ -14,12 +14,12 @@ import pytest
 import torch
 from control_world import LABELS, LETTERS, SIGNS, VOCABULARY
 from torch import Tensor
+from training_world import ALONE, BATCH, MODEL, L, begun, quiet, tiny_job
 
 from schedlab.denoisers import checkpoint, loading
 from schedlab.denoisers.simplex_transformer import SimplexTransformer, SimplexTransformerConfig
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
-from schedlab.files import validate
 from schedlab.plan import ModelSchedule, Plan, PolicySpec
 from schedlab.processes import SimplexProcess
 from schedlab.results import SeedBlock
@@ -28,15 +28,10 @@ from schedlab.text import Tokenizer
 from schedlab.training import loop, train
 from schedlab.training.distributed import Workers
 from schedlab.training.job import SimplexJob
-from schedlab.training.run import Run, start_or_resume
+from schedlab.training.run import Run
 from schedlab.training.simplex_objective import SimplexObjective, simplex_loss
 
-L, BATCH, K = 8, 6, 5.0
-ALONE = Workers(0, 1, torch.device("cpu"))
-
-
-def _quiet(line: str) -> None:
-    pass
+K = 5.0
 
 
 @pytest.fixture
@@ -44,31 +39,10 @@ def make_job(texts: Path) -> Callable[..., SimplexJob]:
     """A tiny job; keyword arguments are tables, updated."""
 
     def make(**changes: Any) -> SimplexJob:
-        data: dict[str, Any] = {
-            "kind": "simplex",
-            "seed": 1,
-            "corpus": str(texts / "texts.jsonl"),
-            "tokenizer": str(texts / "signs.json"),
-            "model": {"num_blocks": 1, "hidden_size": 16, "num_heads": 2, "length": L},
-            "optimization": {
-                "num_steps": 9, "batch_size": BATCH, "warmup_steps": 2, "precision": "float32",
-                "compile": False,
-            },
-            "simplex": {"grid_steps": 10},
-            "reporting": {
-                "checkpoint_every": 4, "evaluate_every": 100, "held_out_windows": 12,
-                "held_out_levels": 3,
-            },
-        }  # fmt: skip
-        for name, value in changes.items():
-            data[name] = data.get(name, {}) | value if isinstance(value, dict) else value
-        return validate(SimplexJob, data, where="job")
+        own = {"kind": "simplex", "model": MODEL, "simplex": {"grid_steps": 10}}
+        return tiny_job(SimplexJob, texts, own, changes)
 
     return make
-
-
-def begun(job: SimplexJob, folder: Path, workers: Workers = ALONE) -> Run:
-    return start_or_resume(job, folder, workers, _quiet)
 
 
 def weights_of(folder: Path) -> bytes:
@@ -121,8 +95,8 @@ def scrambled(model: SimplexTransformer) -> None:
 def test_the_loss_falls(make_job: Any, tmp_path: Path, optimizer: str) -> None:
     settings = {"num_steps": 50, "batch_size": 16, "optimizer": optimizer, "ema_decay": 0.9}
     job = make_job(texts={"labels": ["alpha"]}, optimization=settings)
-    before = train(job, tmp_path, stop_after=1, say=_quiet)
-    after = train(job, tmp_path, say=_quiet)
+    before = train(job, tmp_path, stop_after=1, say=quiet)
+    after = train(job, tmp_path, say=quiet)
     # Of 41 signs 12 are likely: log 41 - log 12 is 1.2.
     assert before.value == pytest.approx(math.log(VOCABULARY), abs=0.2)
     assert after.high < before.low - 0.5
@@ -139,7 +113,7 @@ def test_what_is_trained_is_loaded_and_samples_its_texts(make_job: Any, tmp_path
         simplex={"time_input": "token", "prefix_share": 0.5},
         optimization={"num_steps": 90, "batch_size": 16, "ema_decay": 0.9},
     )
-    train(job, tmp_path, say=_quiet)
+    train(job, tmp_path, say=quiet)
     network = loading.load(tmp_path)
     assert isinstance(network, SimplexTransformer) and network.spec.time_input == "token"
     plans = [
@@ -194,9 +168,9 @@ def test_a_stopped_run_goes_on_exactly(
         optimization={"optimizer": optimizer},
     )  # fmt: skip
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    train(job, straight, say=_quiet)
+    train(job, straight, say=quiet)
     for steps in (2, 5, None):
-        train(job, stopped, stop_after=steps, say=_quiet)
+        train(job, stopped, stop_after=steps, say=quiet)
     assert weights_of(straight) == weights_of(stopped)
     left, right = (
         loading.load(folder).state_dict() for folder in (straight, stopped)
@@ -211,7 +185,7 @@ def test_a_killed_run_goes_on_from_its_last_state(
 ) -> None:
     job = make_job(simplex={"time_input": "token", "prefix_share": 0.5})
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    train(job, straight, say=_quiet)
+    train(job, straight, say=quiet)
     real_step, calls = loop.train_step, []
 
     def dying_step(*arguments: Any) -> Any:
@@ -222,8 +196,8 @@ def test_a_killed_run_goes_on_from_its_last_state(
 
     monkeypatch.setattr(loop, "train_step", dying_step)
     with pytest.raises(KeyboardInterrupt):
-        train(job, killed, say=_quiet)
-    train(job, killed, say=_quiet)
+        train(job, killed, say=quiet)
+    train(job, killed, say=quiet)
     assert len(calls) == 7 + 5
     assert weights_of(straight) == weights_of(killed)
 
@@ -241,12 +215,12 @@ def test_a_killed_run_goes_on_from_its_last_state(
 def test_a_folder_of_another_job_is_refused(
     make_job: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    train(make_job(), tmp_path, stop_after=1, say=_quiet)
+    train(make_job(), tmp_path, stop_after=1, say=quiet)
     before = weights_of(tmp_path)
     with pytest.raises(InputError, match="trained with another job") as caught:
-        train(make_job(**changes), tmp_path, say=_quiet)
+        train(make_job(**changes), tmp_path, say=quiet)
     assert "\n" not in str(caught.value) and weights_of(tmp_path) == before
-    train(make_job(reporting={"held_out_windows": 5}), tmp_path, stop_after=2, say=_quiet)
+    train(make_job(reporting={"held_out_windows": 5}), tmp_path, stop_after=2, say=quiet)
 
 
 # What the network reads
@@ -502,9 +476,9 @@ def test_a_compiled_loss_is_the_loss(
         return function
 
     monkeypatch.setattr(torch, "compile", compile_)
-    train(make_job(optimization={"num_steps": 2, "compile": True}), tmp_path / "a", say=_quiet)
+    train(make_job(optimization={"num_steps": 2, "compile": True}), tmp_path / "a", say=quiet)
     assert compiled == [simplex_loss]
-    train(make_job(optimization={"num_steps": 2}), tmp_path / "b", say=_quiet)
+    train(make_job(optimization={"num_steps": 2}), tmp_path / "b", say=quiet)
     assert weights_of(tmp_path / "a") == weights_of(tmp_path / "b")
 
 
@@ -552,7 +526,7 @@ def test_a_model_begins_as_another_simplex_model_weight_by_weight(
     make_job: Any, tmp_path: Path
 ) -> None:
     first = make_job(optimization={"num_steps": 4})
-    train(first, tmp_path / "first", say=_quiet)
+    train(first, tmp_path / "first", say=quiet)
     begin = {"begin": str(tmp_path / "first"), "grid_steps": 5}
     run = begun(make_job(seed=9, simplex=begin), tmp_path / "second")
     expected = loading.load(tmp_path / "first").state_dict()
@@ -579,7 +553,7 @@ def test_beginnings_that_do_not_fit_are_one_line(
     checkpoint.save(tmp_path / "masked", transformer(**changes), {})
     job = make_job(simplex={"begin": str(tmp_path / "masked")})
     with pytest.raises(InputError, match=f"simplex.begin: .*{message}") as caught:
-        train(job, tmp_path / "run", say=_quiet)
+        train(job, tmp_path / "run", say=quiet)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -588,14 +562,14 @@ def test_a_beginning_that_is_not_there_is_one_line(
     make_job: Any, tmp_path: Path, place: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        train(make_job(simplex={"begin": place}), tmp_path / "run", say=_quiet)
+        train(make_job(simplex={"begin": place}), tmp_path / "run", say=quiet)
     assert "\n" not in str(caught.value)
 
 
 def test_a_published_network_is_no_beginning(make_job: Any, tmp_path: Path, golden: Path) -> None:
     job = make_job(simplex={"begin": str(golden / "simplex_tess")})
     with pytest.raises(InputError, match="is no transformer of schedlab"):
-        train(job, tmp_path / "run", say=_quiet)
+        train(job, tmp_path / "run", say=quiet)
 
 
 # Stages
@@ -623,25 +597,25 @@ def test_every_stage_is_a_model_that_begins_as_the_one_before(
             simplex={"time_input": "token", "begin": begin, "grid_steps": stage["grid_steps"]},
             optimization={"num_steps": stage["num_steps"]},
         )
-        found = train(alone, tmp_path / "alone" / name, say=_quiet)
+        found = train(alone, tmp_path / "alone" / name, say=quiet)
         assert weights_of(tmp_path / "alone" / name) == weights_of(tmp_path / "run" / name)
         begin = str(tmp_path / "run" / name)
         card = checkpoint.read_card(begin)
         assert card["steps"] == card["planned_steps"] == stage["num_steps"]
-    assert final == found == train(staged, tmp_path / "run", say=_quiet)
+    assert final == found == train(staged, tmp_path / "run", say=quiet)
     assert weights_of(tmp_path / "alone" / "T2") == weights_of(tmp_path / "run" / "T2")
 
 
 def test_stages_that_were_stopped_go_on_exactly(staged: SimplexJob, tmp_path: Path) -> None:
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    train(staged, straight, say=_quiet)
+    train(staged, straight, say=quiet)
     steps = {3: {"T8": 3}, 6: {"T8": 6}, 8: {"T8": 6, "T4": 2}, 12: {"T8": 6, "T4": 5, "T2": 1}}
     for stop, expected in steps.items():
-        found = train(staged, stopped, stop_after=stop, say=_quiet)
+        found = train(staged, stopped, stop_after=stop, say=quiet)
         cards = {path.name: checkpoint.read_card(path) for path in stopped.iterdir()}
         assert {name: card["steps"] for name, card in cards.items()} == expected
         assert found.model_dump() == cards[list(expected)[-1]]["held_out"]
-    train(staged, stopped, say=_quiet)
+    train(staged, stopped, say=quiet)
     for name in ("T8", "T4", "T2"):
         assert weights_of(straight / name) == weights_of(stopped / name)
 
@@ -650,9 +624,9 @@ def test_stages_go_on_in_a_folder_that_is_spelt_another_way(
     staged: SimplexJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a run without stages does."""
-    train(staged, tmp_path / "run", stop_after=8, say=_quiet)
+    train(staged, tmp_path / "run", stop_after=8, say=quiet)
     monkeypatch.chdir(tmp_path)
-    train(staged, "run", say=_quiet)
+    train(staged, "run", say=quiet)
     assert checkpoint.read_card("run/T2")["steps"] == 3
 
 
@@ -703,7 +677,7 @@ def test_what_cannot_be_trained_is_one_line(
     make_job: Any, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        train(make_job(**changes), tmp_path / "run", say=_quiet)
+        train(make_job(**changes), tmp_path / "run", say=quiet)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
@@ -711,7 +685,7 @@ def test_the_configuration_says_what_the_model_was_trained_for(
     make_job: Any, tmp_path: Path
 ) -> None:
     job = make_job(simplex={"value": 3.0, "self_condition": "none", "time_input": "token"})
-    train(job, tmp_path, stop_after=1, say=_quiet)
+    train(job, tmp_path, stop_after=1, say=quiet)
     network = loading.load(tmp_path)
     assert network.config == SimplexTransformerConfig(
         vocab_size=VOCABULARY, num_blocks=1, hidden_size=16, num_heads=2, max_length=L,

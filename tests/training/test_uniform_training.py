@@ -14,13 +14,13 @@ import pytest
 import torch
 from control_world import VOCABULARY
 from torch import Tensor
+from training_world import MODEL, L, begun, quiet, tiny_job
 
 from schedlab.denoisers import loading
 from schedlab.denoisers.base import DenoiserSpec
 from schedlab.denoisers.network import Network
 from schedlab.denoisers.transformer import Transformer, TransformerConfig
 from schedlab.errors import InputError
-from schedlab.files import validate
 from schedlab.metrics.nelbo import nelbo
 from schedlab.plan import ModelSchedule, Plan
 from schedlab.processes import UniformProcess
@@ -30,19 +30,11 @@ from schedlab.sampling import SequenceIds, sample_plans
 from schedlab.training import train
 from schedlab.training.distributed import Workers
 from schedlab.training.job import UniformJob
-from schedlab.training.run import Run, start_or_resume
 from schedlab.training.uniform_objective import (
     UniformObjective,
     held_out_losses,
     uniform_loss,
 )
-
-L, BATCH = 8, 6
-ALONE = Workers(0, 1, torch.device("cpu"))
-
-
-def _quiet(line: str) -> None:
-    pass
 
 
 @pytest.fixture
@@ -50,30 +42,10 @@ def make_job(texts: Path) -> Callable[..., UniformJob]:
     """A tiny job; keyword arguments are tables, updated."""
 
     def make(**changes: Any) -> UniformJob:
-        data: dict[str, Any] = {
-            "kind": "uniform",
-            "seed": 1,
-            "corpus": str(texts / "texts.jsonl"),
-            "tokenizer": str(texts / "signs.json"),
-            "model": {"num_blocks": 1, "hidden_size": 16, "num_heads": 2, "length": L},
-            "optimization": {
-                "num_steps": 9, "batch_size": BATCH, "warmup_steps": 2, "precision": "float32",
-                "compile": False,
-            },
-            "reporting": {
-                "checkpoint_every": 4, "evaluate_every": 100, "held_out_windows": 12,
-                "held_out_levels": 3,
-            },
-        }  # fmt: skip
-        for name, value in changes.items():
-            data[name] = data.get(name, {}) | value if isinstance(value, dict) else value
-        return validate(UniformJob, data, where="job")
+        own = {"kind": "uniform", "model": MODEL}
+        return tiny_job(UniformJob, texts, own, changes)
 
     return make
-
-
-def begun(job: UniformJob, folder: Path, workers: Workers = ALONE) -> Run:
-    return start_or_resume(job, folder, workers, _quiet)
 
 
 def scrambled(model: Network) -> None:
@@ -192,7 +164,7 @@ def test_the_loss_falls(make_job: Any, tmp_path: Path, loss: str) -> None:
     )
     before = begun(job, tmp_path / "before")
     first = before.objective.held_out(before.model)[0]
-    last = train(job, tmp_path / "run", device="cpu", say=_quiet)
+    last = train(job, tmp_path / "run", device="cpu", say=quiet)
     assert last.n > 30 and last.value < first.value - 0.1  # the same rows and noise
 
 
@@ -309,9 +281,9 @@ def test_noise_is_that_of_the_process(make_job: Any, tmp_path: Path) -> None:
 
 def test_a_stopped_run_goes_on_to_the_same_weights(make_job: Any, tmp_path: Path) -> None:
     job = make_job(uniform={"time_input": "token"})
-    train(job, tmp_path / "whole", device="cpu", say=_quiet)
-    train(job, tmp_path / "parts", device="cpu", say=_quiet, stop_after=5)
-    train(job, tmp_path / "parts", device="cpu", say=_quiet)
+    train(job, tmp_path / "whole", device="cpu", say=quiet)
+    train(job, tmp_path / "parts", device="cpu", say=quiet, stop_after=5)
+    train(job, tmp_path / "parts", device="cpu", say=quiet)
     name = "model.safetensors"
     whole, parts = tmp_path / "whole" / name, tmp_path / "parts" / name
     assert whole.read_bytes() == parts.read_bytes()
@@ -323,7 +295,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(make_job: Any, tmp_path: Path
 def test_what_is_saved_says_what_it_predicts_and_samples(
     make_job: Any, tmp_path: Path, loss: str, prediction: str
 ) -> None:
-    train(make_job(uniform={"loss": loss}), tmp_path, device="cpu", say=_quiet)
+    train(make_job(uniform={"loss": loss}), tmp_path, device="cpu", say=quiet)
     network = loading.load(tmp_path)
     spec = network.spec
     assert (spec.process, spec.prediction, spec.mask_id) == ("uniform", prediction, None)
