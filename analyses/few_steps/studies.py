@@ -25,7 +25,17 @@ import common
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import arm_and_seed, baseline_of, described, lab_of, line, over_seeds, plan_of, sampled
+from common import (
+    BASELINE,
+    arm_and_seed,
+    baseline_of,
+    described,
+    lab_of,
+    line,
+    over_seeds,
+    plan_of,
+    sampled,
+)
 
 from schedlab.allocator import keep_freed_memory
 from schedlab.denoisers import checkpoint, loading
@@ -53,6 +63,7 @@ from schedlab.training.objectives import (
 
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 1.1, 1.2)  # the first is what others are compared with
 TOP_PS = (0.9, 0.8)
+COLDER = 0.9
 LEVELS = (1.0, 0.9, 0.75, 0.5, 0.25)
 ABLATION: dict[str, dict[str, Any]] = {
     "method": {},
@@ -190,38 +201,52 @@ def matched(options: argparse.Namespace) -> None:
 
 def outside(options: argparse.Namespace) -> None:
     """Texts of every model as a denoiser judges them that neither scored nor steered: its bound,
-    in nats per token, and the distance of its features from those of real texts."""
+    in nats per token, and the distance of its features from those of real texts; also at equal
+    entropy, linearly between continuations at temperatures 1 and `COLDER`."""
     judge, names = loading.load(options.judge), common.names_of(options)
     real_tokens = common.real_tokens(options.real)
     real = text_features(judge, real_tokens)
     own = mean_with_interval(held_out_losses(judge, real_tokens, levels=8, seed=0))
     models: dict[str, Any] = {"real texts": {"bound": own.model_dump()}}
     print(f"real texts: bound {own}", flush=True)
-    losses: dict[tuple[str, int], np.ndarray] = {}
     for name, place in names.items():
         lab = lab_of(place)
         for num in options.steps:
-            tokens_SL = sampled(lab, plan_of(lab, num), options).tokens_SL.astype(np.int64)
-            losses[name, num] = held_out_losses(judge, tokens_SL, levels=8, seed=0)
-            bound = mean_with_interval(losses[name, num])
-            distance = kernel_distance(text_features(judge, tokens_SL), real)
-            models[f"{name}, {num} steps"] = {
-                "bound": bound.model_dump(), "kernel_distance": distance.model_dump(),
-            }  # fmt: skip
-            print(f"{name}, {num} steps: bound {bound}, distance {distance}", flush=True)
+            for temperature in (1.0, COLDER) if arm_and_seed(name)[0] == BASELINE else (1.0,):
+                plan = plan_of(lab, num, Decoding(temperature=temperature))
+                found = sampled(lab, plan, options)
+                tokens_SL = found.tokens_SL.astype(np.int64)
+                one = {
+                    "bound": mean_with_interval(
+                        held_out_losses(judge, tokens_SL, levels=8, seed=0)
+                    ),
+                    "kernel_distance": kernel_distance(text_features(judge, tokens_SL), real),
+                    "entropy": found.estimates["entropy"],
+                }
+                label = f"{name} at {temperature:g}, {num} steps"
+                models[label] = {what: value.model_dump() for what, value in one.items()}
+                shown = ", ".join(f"{what} {value}" for what, value in one.items())
+                print(f"{label}: {shown}", flush=True)
     by_arm: dict[str, Any] = {}
     for num in options.steps:
-        pairs = {name: baseline_of(name, list(names)) for name in names}
-        compared = {name: other for name, other in pairs.items() if other is not None}
-        by_arm[f"bound minus continuation's, {num} steps"] = over_seeds(
-            {n: float((losses[n, num] - losses[o, num]).mean()) for n, o in compared.items()}
-        )
         for what in ("bound", "kernel_distance"):
-            by_arm[f"{what}, {num} steps"] = over_seeds(
-                {name: models[f"{name}, {num} steps"][what]["value"] for name in names}
+            plain, equal = {}, {}
+            for name in names:
+                here = models[f"{name} at 1, {num} steps"]
+                other = baseline_of(name, list(names))
+                plain[name] = here[what]["value"]
+                if other is not None:
+                    ends = [models[f"{other} at {t:g}, {num} steps"] for t in (COLDER, 1.0)]
+                    x, y = ([end[key]["value"] for end in ends] for key in ("entropy", what))
+                    at = here["entropy"]["value"]
+                    inside = x[0] <= at <= x[1]
+                    equal[name] = plain[name] - float(np.interp(at, x, y)) if inside else None
+            by_arm[f"{what}, {num} steps"] = over_seeds(plain)
+            by_arm[f"{what} minus continuation's at equal entropy, {num} steps"] = over_seeds(
+                equal
             )
-    found = {"judge": options.judge, "models": models, "over_seeds": by_arm}
-    common.write("outside", found, options)
+    found_all = {"judge": options.judge, "models": models, "over_seeds": by_arm}
+    common.write("outside", found_all, options)
 
 
 @torch.inference_mode()

@@ -103,10 +103,11 @@ def outside(title: str, file: dict[str, Any]) -> Iterator[str]:
     """What a network says that neither scored nor steered."""
     found = file["found"]
     yield f"## {title}: the same texts as `{found['judge']}` judges them (n = {file['number']})\n"
-    yield "| texts | its bound (nats per token) | distance of its features from real ones |"
-    yield "|---|---|---|"
+    yield "| texts | its bound (nats per token) | distance of its features | entropy |"
+    yield "|---|---|---|---|"
     for label, one in found["models"].items():
-        yield f"| {label} | {_shown(one['bound'])} | {_shown(one.get('kernel_distance'))} |"
+        cells = [_shown(one.get(what)) for what in ("bound", "kernel_distance", "entropy")]
+        yield f"| {label} | {' | '.join(cells)} |"
     arms = _arms(found["over_seeds"])
     yield "\nOver training seeds:\n\n| figure | " + " | ".join(arms) + " |"
     yield "|---" * (1 + len(arms)) + "|"
