@@ -116,6 +116,10 @@ def main() -> None:
     made.add_argument("--compile", action="store_true")
     made.add_argument("--rows", type=int, default=32)
     options = common.parsed(made, repeats=5)
+    names = ("device", "precision", "compile", "rows")
+    changed = [name for name in names if getattr(options, name) != made.get_default(name)]
+    if changed and options.out == common.RESULTS / "refinement.json":
+        made.error(f"--out: name a file of its own for another {', '.join(changed)}")
     described = common.described()
     if options.device == "cuda":
         described["gpu"] = torch.cuda.get_device_name()

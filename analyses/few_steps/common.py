@@ -62,13 +62,18 @@ def arm_and_seed(name: str) -> tuple[str, str]:
     return (arm, seed) if arm else (name, "")
 
 
+def is_baseline(name: str) -> bool:
+    """Whether it is a continuation, of whatever folder."""
+    return arm_and_seed(name)[0].rpartition("/")[2] == BASELINE
+
+
 def baseline_of(name: str, names: Sequence[str]) -> str | None:
     """The matched continuation with the same seed, if it is another one: that of the arm's own
     folder, where it was trained for other steps, else the one above."""
     arm, seed = arm_and_seed(name)
     folder = arm.rpartition("/")[0]
     for other in (f"{folder}/{BASELINE}-{seed}", f"{BASELINE}-{seed}"):
-        if arm.rpartition("/")[2] != BASELINE and other in names:
+        if not is_baseline(name) and other in names:
             return other
     return None
 

@@ -25,12 +25,12 @@ ARMS = {
     "reduce": ("step reduction", "#009E73"),
     "drift": ("TokenDrift", "#D55E00"),
     "sampled/drift": ("TokenDrift on drawn tokens [O]", "#CC79A7"),
-    "wide/drift": ("TokenDrift, wide, 100 steps [O]", "#E69F00"),
+    "wide/drift": ("TokenDrift, wide, 100 steps [O]", "#F0E442"),
     "method/drift": ("TokenDrift", "#D55E00"),
     "base/drift": ("ordinary loss, weight 3", "#E69F00"),
     "base-5/drift": ("ordinary loss, weight 5", "#999999"),
     "base-10/drift": ("ordinary loss, weight 10", "#56B4E9"),
-    "sampled-base-0.3/drift": ("drawn, ordinary loss, weight 0.3 [O]", "#009E73"),
+    "sampled-base-0.3/drift": ("drawn, ordinary loss, weight 0.3 [O]", "#882255"),
 }
 MEASURES = {"gen_ppl": "Gen-PPL", "entropy": "entropy (nats)", "kernel_distance": "distance"}
 

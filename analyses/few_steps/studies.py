@@ -26,10 +26,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import (
-    BASELINE,
-    arm_and_seed,
     baseline_of,
     described,
+    is_baseline,
     lab_of,
     line,
     over_seeds,
@@ -63,7 +62,7 @@ from schedlab.training.objectives import (
 
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6, 1.1, 1.2)  # the first is what others are compared with
 TOP_PS = (0.9, 0.8)
-COLDER = 0.9
+AROUND = (1.0, 0.8, 0.9, 1.1)  # of continuations judged from outside
 LEVELS = (1.0, 0.9, 0.75, 0.5, 0.25)
 ABLATION: dict[str, dict[str, Any]] = {
     "method": {},
@@ -202,7 +201,7 @@ def matched(options: argparse.Namespace) -> None:
 def outside(options: argparse.Namespace) -> None:
     """Texts of every model as a denoiser judges them that neither scored nor steered: its bound,
     in nats per token, and the distance of its features from those of real texts; also at equal
-    entropy, linearly between continuations at temperatures 1 and `COLDER`."""
+    entropy, linearly between continuations at neighbouring temperatures of `AROUND`."""
     judge, names = loading.load(options.judge), common.names_of(options)
     real_tokens = common.real_tokens(options.real)
     real = text_features(judge, real_tokens)
@@ -212,10 +211,12 @@ def outside(options: argparse.Namespace) -> None:
     for name, place in names.items():
         lab = lab_of(place)
         for num in options.steps:
-            for temperature in (1.0, COLDER) if arm_and_seed(name)[0] == BASELINE else (1.0,):
+            for temperature in AROUND if is_baseline(name) else AROUND[:1]:
                 plan = plan_of(lab, num, Decoding(temperature=temperature))
                 found = sampled(lab, plan, options)
                 tokens_SL = found.tokens_SL.astype(np.int64)
+                if (tokens_SL == judge.spec.mask_id).any():
+                    raise InputError(f"{name}: a text holds the mask token of {options.judge}")
                 one = {
                     "bound": mean_with_interval(
                         held_out_losses(judge, tokens_SL, levels=8, seed=0)
@@ -236,10 +237,11 @@ def outside(options: argparse.Namespace) -> None:
                 other = baseline_of(name, list(names))
                 plain[name] = here[what]["value"]
                 if other is not None:
-                    ends = [models[f"{other} at {t:g}, {num} steps"] for t in (COLDER, 1.0)]
-                    x, y = ([end[key]["value"] for end in ends] for key in ("entropy", what))
+                    curve = [models[f"{other} at {t:g}, {num} steps"] for t in AROUND]
+                    points = sorted((c["entropy"]["value"], c[what]["value"]) for c in curve)
+                    x, y = zip(*points, strict=True)
                     at = here["entropy"]["value"]
-                    inside = x[0] <= at <= x[1]
+                    inside = x[0] <= at <= x[-1]
                     equal[name] = plain[name] - float(np.interp(at, x, y)) if inside else None
             by_arm[f"{what}, {num} steps"] = over_seeds(plain)
             by_arm[f"{what} minus continuation's at equal entropy, {num} steps"] = over_seeds(
@@ -397,7 +399,7 @@ def search(options: argparse.Namespace) -> None:
             })  # fmt: skip
         found[name] = {"entropy_band": file.setting.entropy_band, "rows": rows}
     # All arms are judged within one band: that of the plain sampling of a continuation.
-    judges = [one for name, one in found.items() if arm_and_seed(name)[0] == common.BASELINE]
+    judges = [one for name, one in found.items() if is_baseline(name)]
     if not judges:
         raise InputError(f"search needs a model of the arm {common.BASELINE!r} to be judged by")
     band = judges[0]["entropy_band"]

@@ -78,6 +78,7 @@ class DriftField:
         return self._raw(real_RD, generated_GD, A_NC)
 
     def _raw(self, real_RD: Tensor, generated_GD: Tensor, A_NC: Tensor) -> Tensor:
+        """The field from affinities, (N, D)."""
         plus_NR, minus_NG = A_NC.split((len(real_RD), len(generated_GD)), dim=1)
         attracted_ND = (plus_NR @ real_RD) * minus_NG.sum(1, keepdim=True)
         repelled_ND = (minus_NG @ generated_GD) * plus_NR.sum(1, keepdim=True)

@@ -110,12 +110,12 @@ class TokenObjective(Objective):
 
 
 def loss_function(function: LossFunction, *, compiled: bool, say: Say) -> LossFunction:
-    """A loss, compiled on wish."""
+    """A function of networks, compiled on wish."""
     return compiled_where_possible(function, say) if compiled else function
 
 
 def compiled_where_possible(function: LossFunction, say: Say) -> LossFunction:
-    """A loss through `torch.compile`, or as it is where the first call shows no compiler."""
+    """A function through `torch.compile`, or as it is where the first call shows no compiler."""
     compiled = torch.compile(function, dynamic=False)
     usable: LossFunction | None = None
 

@@ -69,9 +69,12 @@ def test_jobs_of_the_uniform_state_pair(repository) -> None:
     assert heavy.model.model_copy(update={"num_blocks": 4}) == light.model
 
 
+PROCESSES = ("masked", "uniform")
+
+
 def test_every_arm_of_the_few_step_studies_is_trained_alike(repository) -> None:
     folder = repository / "analyses" / "few_steps"
-    for process in ("masked", "uniform"):
+    for process in PROCESSES:
         plain, drawn = (
             read_train_job(folder / f"refine-{process}{name}.toml") for name in ("", "-sampled")
         )
@@ -81,7 +84,10 @@ def test_every_arm_of_the_few_step_studies_is_trained_alike(repository) -> None:
         drift = drawn.refine.drift.model_copy(update={"lift": "soft"})
         refine = drawn.refine.model_copy(update={"arms": plain.refine.arms, "drift": drift})
         assert refine == plain.refine
-    for name in ("refine-masked-wide", "ablation"):
+    alone = ("refine-masked-wide", "ablation", "refine-masked-base", "refine-uniform-base")
+    for name in (*alone, "large-masked", "large-uniform"):
         job = read_train_job(folder / f"{name}.toml")
         assert isinstance(job, RefineJob) and {"drift", "continue"} <= set(job.refine.arms)
+    masked, uniform = (read_train_job(folder / f"large-{name}.toml") for name in PROCESSES)
+    assert masked.optimization == uniform.optimization
     assert load_job(folder / "uniform-pair.toml").plan.process == "uniform"

@@ -417,10 +417,11 @@ def test_a_compiled_drift_is_the_drift(
 
     drift = {"drift": {"base_weight": 1.0}}
     plain = make_job(refine=drift, optimization={"num_steps": 2})
-    train(plain, tmp_path / "a", say=quiet)
+    train(plain, tmp_path / "a", device="cpu", say=quiet)
     monkeypatch.setattr(torch, "compile", compile_)
     compiled = make_job(refine=drift, optimization={"num_steps": 2, "compile": True})
-    train(compiled, tmp_path / "b", say=quiet)
+    train(compiled, tmp_path / "b", device="cpu", say=quiet)
+    assert set(shapes) == {"weighted_loss", "features_at", "pooled_features"}
     assert shapes["features_at"] == 2 * [(BATCH, L)]
     assert shapes["pooled_features"] == 4 * [(BATCH, L, shapes["pooled_features"][0][-1])]
     one, other = (loading.load(str(tmp_path / name)).state_dict() for name in "ab")
