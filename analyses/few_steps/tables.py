@@ -180,8 +180,8 @@ def _over_seeds(one: dict[str, Any] | None, ratio: bool) -> str:
 
 
 NAMES = (
-    "large-masked", "large-masked-long", "large-uniform", "large-uniform-long",
-    "masked-base", "masked", "masked-long", "uniform", "ablation",
+    "large-masked", "large-masked-long", "large-uniform", "masked-base",
+    "masked", "masked-long", "uniform", "ablation", "light-8-base-1", "light-8-base-2",
 )  # fmt: skip
 KINDS = {
     "steps": by_steps,
