@@ -180,7 +180,7 @@ def _over_seeds(one: dict[str, Any] | None, ratio: bool) -> str:
 
 
 NAMES = (
-    "large-masked", "large-masked-long", "large-uniform", "masked-base",
+    "large-masked", "large-masked-long", "large-uniform", "large-uniform-long", "masked-base",
     "masked", "masked-long", "uniform", "ablation", "light-8-base-1", "light-8-base-2",
 )  # fmt: skip
 KINDS = {
