@@ -16,6 +16,7 @@ from schedlab.files import write_atomic
 from schedlab.results import Estimate
 from schedlab.training.objectives import mean_with_interval
 
+COLD = 0.9
 MEASURES = ("gen_ppl", "entropy", "distinct_3", "self_bleu", "kernel_distance")
 
 
@@ -28,15 +29,8 @@ def by_steps(title: str, file: dict[str, Any]) -> Iterator[str]:
     for label, one in found["models"].items():
         cells = [_shown(one["estimates"].get(what)) for what in MEASURES]
         yield f"| {label.split(', ')[0]} | {one['steps']} | {' | '.join(cells)} |"
-    yield "\nOver training seeds (Student's interval; Gen-PPL as geometric means):\n"
-    yield "| figure | " + " | ".join(_arms(found["over_seeds"])) + " |"
-    yield "|---" * (1 + len(_arms(found["over_seeds"]))) + "|"
-    for label, arms in found["over_seeds"].items():
-        ratio = label.startswith("log Gen-PPL")
-        cells = [_over_seeds(arms.get(arm), ratio) for arm in _arms(found["over_seeds"])]
-        words = label.replace("log Gen-PPL minus continuation's", "Gen-PPL over continuation's")
-        yield f"| {words.replace('log Gen-PPL', 'Gen-PPL')} | {' | '.join(cells)} |"
-    yield ""
+    yield "\nStudent's interval; Gen-PPL as geometric means."
+    yield from _by_arm(found["over_seeds"])
 
 
 def at_equal_entropy(title: str, file: dict[str, Any]) -> Iterator[str]:
@@ -48,12 +42,63 @@ def at_equal_entropy(title: str, file: dict[str, Any]) -> Iterator[str]:
     for label, gap in found["gaps"].items():
         yield f"| {label} | {_ratio(gap)} |"
     yield from _distances(found["models"])
-    yield "\nOver training seeds:\n\n| curve | " + " | ".join(_arms(found["over_seeds"])) + " |"
-    yield "|---" * (1 + len(_arms(found["over_seeds"]))) + "|"
-    for label, arms in found["over_seeds"].items():
-        cells = [_over_seeds(arms.get(arm), True) for arm in _arms(found["over_seeds"])]
-        yield f"| {label} | {' | '.join(cells)} |"
+    yield from _colder(found["models"])
+    yield from _by_arm({f"Gen-PPL ratio {k}": v for k, v in found["over_seeds"].items()}, True)
+
+
+def _by_arm(over_seeds: dict[str, Any], ratios: bool = False) -> Iterator[str]:
+    """A column for every arm; exponentials of logarithms of Gen-PPL, or of all."""
+    arms = list(dict.fromkeys(arm for by_arm in over_seeds.values() for arm in by_arm))
+    yield "\nOver training seeds:\n\n| figure | " + " | ".join(arms) + " |"
+    yield "|---" * (1 + len(arms)) + "|"
+    for label, by_arm in over_seeds.items():
+        ratio = ratios or label.startswith("log Gen-PPL")
+        cells = [_over_seeds(by_arm.get(arm), ratio) for arm in arms]
+        words = label.replace("log Gen-PPL minus continuation's", "Gen-PPL over continuation's")
+        yield f"| {words.replace('log Gen-PPL', 'Gen-PPL')} | {' | '.join(cells)} |"
     yield ""
+
+
+def _colder(models: dict[str, Any]) -> Iterator[str]:
+    """Every arm at temperature `COLD`: Gen-PPL over that of the continuation at 1, and at equal
+    entropy, logarithms interpolated linearly in entropy between points of its curve."""
+    yield f"\nGen-PPL of arms at temperature {COLD:g}, over training seeds:\n"
+    yield "| arm | steps | over the continuation's at 1 | at equal entropy, by temperature |"
+    yield "|---|---|---|---|"
+    plain: dict[tuple[str, str], list[float]] = {}
+    equal: dict[tuple[str, str], list[float]] = {}
+    names = [label.split(", ")[0] for label in models]
+    for label, points in models.items():
+        name, curve = label.split(", ", 1)
+        other = baseline_of(name, names) or name
+        if not curve.endswith("by temperature"):
+            continue
+        line = sorted(map(_fluency, models[f"{other}, {curve}"]))
+        (cold,) = [_fluency(point) for point in points if point["temperature"] == COLD]
+        key = (arm_and_seed(name)[0], curve.split()[0])
+        plain.setdefault(key, []).append(cold[1] - _fluency(models[f"{other}, {curve}"][0])[1])
+        if other != name and line[0][0] <= cold[0] <= line[-1][0]:
+            there = float(np.interp(cold[0], *zip(*line, strict=True)))
+            equal.setdefault(key, []).append(cold[1] - there)
+    for key, values in plain.items():
+        cells = [_mean_ratio(values), _mean_ratio(equal.get(key, []))]
+        yield f"| {' | '.join([*key, *cells])} |"
+
+
+def _fluency(point: dict[str, Any]) -> tuple[float, float]:
+    """Entropy and logarithm of Gen-PPL."""
+    shown = point["estimates"]
+    return shown["entropy"]["value"], math.log(shown["gen_ppl"]["value"])
+
+
+def _mean_ratio(logs: list[float]) -> str:
+    if len(logs) < 2:
+        return f"{math.exp(logs[0]):.2f}" if logs else ""
+    mean = mean_with_interval(np.array(logs))
+    count = "" if len(logs) == 3 else f" ({len(logs)} seeds)"
+    return (
+        f"{math.exp(mean.value):.2f} [{math.exp(mean.low):.2f}, {math.exp(mean.high):.2f}]{count}"
+    )
 
 
 def _distances(models: dict[str, Any]) -> Iterator[str]:
@@ -108,13 +153,7 @@ def outside(title: str, file: dict[str, Any]) -> Iterator[str]:
     for label, one in found["models"].items():
         cells = [_shown(one.get(what)) for what in ("bound", "kernel_distance", "entropy")]
         yield f"| {label} | {' | '.join(cells)} |"
-    arms = _arms(found["over_seeds"])
-    yield "\nOver training seeds:\n\n| figure | " + " | ".join(arms) + " |"
-    yield "|---" * (1 + len(arms)) + "|"
-    for label, by_arm in found["over_seeds"].items():
-        cells = [_over_seeds(by_arm.get(arm), False) for arm in arms]
-        yield f"| {label} | {' | '.join(cells)} |"
-    yield ""
+    yield from _by_arm(found["over_seeds"])
 
 
 def searches(title: str, file: dict[str, Any]) -> Iterator[str]:
@@ -146,10 +185,6 @@ def importance(title: str, file: dict[str, Any]) -> Iterator[str]:
         shares = " ".join(f"{100 * value / total:.0f}" for value in one["path_kl"])
         yield f"| {label} | {total:.3f} | {shares} |"
     yield ""
-
-
-def _arms(over_seeds: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(arm for arms in over_seeds.values() for arm in arms))
 
 
 def _shown(estimate: dict[str, Any] | None) -> str:

@@ -46,7 +46,7 @@ from schedlab.training.progress import Say
 from schedlab.training.rows import Rows, TaskRows, TextRows
 from schedlab.training.simplex_objective import SimplexObjective, simplex_loss, simplex_network
 from schedlab.training.state import load_state, save_state, stored_facts
-from schedlab.training.token_objective import TokenObjective, loss_function
+from schedlab.training.token_objective import TokenObjective, maybe_compiled
 from schedlab.training.uniform_objective import UniformObjective, uniform_loss, uniform_network
 
 LOG_FILE = "train.jsonl"
@@ -149,32 +149,32 @@ def _objective(
         assert origin is not None, "what it begins as"
         ordinary: TokenObjective | UniformObjective
         if origin.network.spec.process == "uniform":
-            function = loss_function(uniform_loss, compiled=compiled, say=say)
+            function = maybe_compiled(uniform_loss, compiled=compiled, say=say)
             ordinary = UniformObjective(job, rows, workers, function, HELD_OUT_SEED)
         else:
             mask_id = origin.network.spec.mask_id
             assert mask_id is not None, "a masked denoiser"
-            function = loss_function(weighted_loss, compiled=compiled, say=say)
+            function = maybe_compiled(weighted_loss, compiled=compiled, say=say)
             ordinary = TokenObjective(job, rows, mask_id, workers, None, function, HELD_OUT_SEED)
         (arm,) = job.refine.arms
         if arm == "drift":
             read, pooled = (
-                loss_function(function, compiled=compiled, say=say)
+                maybe_compiled(function, compiled=compiled, say=say)
                 for function in (features_at, pooled_features)
             )
             return DriftObjective(job, ordinary, origin.network, workers, read, pooled)
         return ordinary
     if isinstance(job, SimplexJob):
         assert isinstance(rows, DocumentRows)
-        function = loss_function(simplex_loss, compiled=compiled, say=say)
+        function = maybe_compiled(simplex_loss, compiled=compiled, say=say)
         return SimplexObjective(job, rows, workers, function, HELD_OUT_SEED)
     if isinstance(job, UniformJob):
-        function = loss_function(uniform_loss, compiled=compiled, say=say)
+        function = maybe_compiled(uniform_loss, compiled=compiled, say=say)
         return UniformObjective(job, rows, workers, function, HELD_OUT_SEED)
     if isinstance(job, ClassifierJob):
         assert isinstance(rows, DocumentRows)
         return ClassifierObjective.of(job, rows, tokenizer, workers, HELD_OUT_SEED)
-    function = loss_function(weighted_loss, compiled=compiled, say=say)
+    function = maybe_compiled(weighted_loss, compiled=compiled, say=say)
     return TokenObjective(job, rows, tokenizer.mask_id, workers, parent, function, HELD_OUT_SEED)
 
 

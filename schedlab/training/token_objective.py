@@ -109,7 +109,7 @@ class TokenObjective(Objective):
         )
 
 
-def loss_function(function: LossFunction, *, compiled: bool, say: Say) -> LossFunction:
+def maybe_compiled(function: LossFunction, *, compiled: bool, say: Say) -> LossFunction:
     """A function of networks, compiled on wish."""
     return compiled_where_possible(function, say) if compiled else function
 
